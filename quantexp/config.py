@@ -1,0 +1,341 @@
+"""The schema of ``conf/``: one experiment as frozen dataclasses, checked before any work begins.
+
+Everything behind the command line works on these objects; no OmegaConf object goes further than
+:func:`from_plain`. A stored configuration is plain data (:func:`quantexp.typed.plain`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from quantexp import registry
+from quantexp.errors import ConfigError, unknown
+from quantexp.typed import build, plain
+
+BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+SCHEMES = (
+    "symmetric",
+    "symmetric_full",
+    "symmetric_mirrored",
+    "asymmetric",
+    "asymmetric_free",
+    "asymmetric_clamped",
+)
+GRANULARITIES = {
+    "weight": ("per_channel", "per_tensor"),
+    "activation": ("per_token", "per_tensor"),
+    "key": ("per_head", "per_token", "per_tensor"),
+    "value": ("per_head", "per_token", "per_tensor"),
+    "query": ("per_head", "per_token", "per_tensor"),
+}
+TENSORS = tuple(GRANULARITIES)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint, and how it is read."""
+
+    name: str
+    source: str  # demo | local | hf
+    path: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class TensorQuantization:
+    """How one kind of tensor is quantized; 16 bits leave it as it is.
+
+    ``group_size`` cuts each row of the granularity into groups of so many elements that have
+    their own scale; ``None`` keeps the row whole.
+    """
+
+    bits: int = 16
+    scheme: str = "symmetric"
+    granularity: str = "per_channel"
+    group_size: int | None = None
+    dynamic: bool = True
+    clip_ratio: float = 1.0
+    clip_search: str = "none"
+
+    @property
+    def active(self) -> bool:
+        """Whether the tensor is changed at all."""
+        return self.bits < 16
+
+
+@dataclass(frozen=True)
+class BitsConfig:
+    """Weights, linear inputs (activation), and the attention's keys, values and queries."""
+
+    weight: TensorQuantization
+    activation: TensorQuantization
+    key: TensorQuantization
+    value: TensorQuantization
+    query: TensorQuantization
+
+    @property
+    def label(self) -> str:
+        """Canonical name such as ``w4a4kv4``, ``w2a16g64`` or ``kv4``, made from the numbers."""
+        w, a = self.weight.bits, self.activation.bits
+        k, v, q = self.key.bits, self.value.bits, self.query.bits
+        cache = "" if k == v == 16 else f"kv{k}" if k == v else f"k{k}v{v}"
+        query = "" if q == 16 else f"q{q}"
+        group = f"g{self.weight.group_size}" if self.weight.group_size else ""
+        body = "" if w == a == 16 and (cache or query) else f"w{w}a{a}"
+        return body + cache + query + group
+
+    @property
+    def forward(self) -> dict[str, Any]:
+        """What acts only when the model runs: everything but the weights."""
+        return {name: plain(getattr(self, name)) for name in TENSORS if name != "weight"}
+
+    @property
+    def active(self) -> bool:
+        """Whether any tensor is quantized."""
+        return any(getattr(self, name).active for name in TENSORS)
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The method's name and its own typed options (a dataclass of the method's module)."""
+
+    name: str
+    options: Any
+
+
+@dataclass(frozen=True)
+class GPTQConfig:
+    """Options of ``rounding=gptq`` (GPTQ, 2210.17323); ignored by ``rounding=rtn``."""
+
+    damping: float = 0.01
+    block_size: int = 128
+    act_order: bool = False
+    static_groups: bool = False
+    true_sequential: bool = True
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Calibration windows: ``num_samples`` windows of ``seq_len`` tokens, drawn by ``seed``."""
+
+    name: str
+    corpus: str | None = None
+    path: str | None = None
+    num_samples: int | None = None
+    seq_len: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PerplexitySet:
+    """One held-out set: an embedded corpus or a file, cut into windows of ``seq_len`` tokens."""
+
+    name: str
+    corpus: str | None = None
+    path: str | None = None
+    seq_len: int | None = None
+    max_windows: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on the quantized model."""
+
+    name: str
+    perplexity: tuple[PerplexitySet, ...] = ()
+    block_error_windows: int = 4
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """How numbers are made comparable; ``uniform``: equal tokens, scheme and granularity."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where jobs run; nothing here may change a number (see docs/architecture.md)."""
+
+    name: str
+    threads: int = 2
+    max_jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """The mirror of records that dashboards show."""
+
+    name: str
+    mode: str = "auto"
+    project: str = "quantexp"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Where results go."""
+
+    outputs: str = "./outputs"
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One fully resolved experiment."""
+
+    model: ModelConfig
+    method: MethodConfig
+    bits: BitsConfig
+    data: DataConfig
+    evaluation: EvaluationConfig
+    protocol: ProtocolConfig
+    cluster: ClusterConfig
+    tracker: TrackerConfig
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    rounding: str = "rtn"
+    gptq: GPTQConfig = field(default_factory=GPTQConfig)
+    seed: int = 0
+    keep: str = "checkpoint"
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables call the method: ``rtn`` rounded by GPTQ is GPTQ."""
+        if self.rounding == "rtn":
+            return self.method.name
+        return "gptq" if self.method.name == "rtn" else f"{self.method.name}+gptq"
+
+
+def from_plain(data: Mapping[str, Any]) -> ExperimentConfig:
+    """Reads one composed configuration.
+
+    Args:
+        data: Plain, resolved data as Hydra composes it or as :func:`to_plain` wrote it.
+
+    Raises:
+        ConfigError: Names the key, the value, what is allowed and how to fix it.
+    """
+    data = dict(data)
+    method = dict(data.pop("method", {}) or {})
+    name = method.pop("name", "")
+    options = registry.method(name).Options
+    # The options are typed by the method itself, so they are built before the rest.
+    hollow = build(ExperimentConfig, {**data, "method": {"name": name, "options": None}})
+    typed = build(options, method, "method")
+    config = replace(hollow, method=MethodConfig(name, typed))
+    _check(config)
+    registry.method(name).check(config)
+    return config
+
+
+def to_plain(config: ExperimentConfig) -> dict[str, Any]:
+    """The inverse of :func:`from_plain`: plain data, safe to store and to read back."""
+    data: dict[str, Any] = plain(config)
+    data["method"] = {"name": config.method.name, **plain(config.method.options)}
+    return data
+
+
+def baseline(config: ExperimentConfig) -> ExperimentConfig:
+    """The unquantized cell that tables compare with: ``method=none bits=w16a16``."""
+    options = registry.method("none").Options()
+    spec = {t: replace(getattr(config.bits, t), bits=16, group_size=None) for t in TENSORS}
+    return replace(
+        config, method=MethodConfig("none", options), rounding="rtn", bits=BitsConfig(**spec)
+    )
+
+
+def _check(config: ExperimentConfig) -> None:
+    _one_of("rounding", config.rounding, ("rtn", "gptq"))
+    _one_of("keep", config.keep, ("records", "checkpoint"))
+    _one_of("tracker.mode", config.tracker.mode, ("auto", "offline", "online", "disabled"))
+    _one_of("model.source", config.model.source, ("demo", "local", "hf"))
+    _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
+    _one_of("protocol", config.protocol.name, ("uniform",))
+    _one_of("cluster", config.cluster.name, ("local", "debug"))
+    for tensor in TENSORS:
+        _check_tensor(tensor, getattr(config.bits, tensor))
+    _positive("data.num_samples", config.data.num_samples)
+    _positive("data.seq_len", config.data.seq_len, least=2)
+    _positive("data.seed", config.data.seed, least=0)
+    _positive("seed", config.seed, least=0)
+    _positive("cluster.threads", config.cluster.threads)
+    _positive("cluster.max_jobs", config.cluster.max_jobs)
+    _positive("gptq.block_size", config.gptq.block_size)
+    _positive("evaluation.block_error_windows", config.evaluation.block_error_windows, least=0)
+    if not 0 < config.gptq.damping < 1:
+        raise ConfigError(
+            f"gptq.damping={config.gptq.damping} is out of range: allowed 0 < damping < 1 "
+            "(a share of the Hessian's mean diagonal; 0.01 is the paper's)"
+        )
+    if config.rounding == "gptq" and not config.bits.weight.active:
+        raise ConfigError(
+            f"rounding=gptq rounds weights, but bits={config.bits.label} leaves them at 16 bits: "
+            "choose bits with w2…w8, or rounding=rtn"
+        )
+    names = [s.name for s in config.evaluation.perplexity]
+    for i, item in enumerate(config.evaluation.perplexity):
+        where = f"evaluation.perplexity[{i}]"
+        _positive(f"{where}.seq_len", item.seq_len, least=2)
+        _positive(f"{where}.max_windows", item.max_windows)
+        _source(where, item.corpus, item.path)
+        if names.count(item.name) > 1:
+            raise ConfigError(
+                f"evaluation.perplexity has two sets named '{item.name}': rename one"
+            )
+    _source("data", config.data.corpus, config.data.path)
+
+
+def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
+    where = f"bits.{tensor}"
+    if spec.bits not in BITS:
+        raise ConfigError(
+            f"{where}.bits={spec.bits} is out of range: allowed {', '.join(map(str, BITS))} "
+            "(16 leaves the tensor as it is)"
+        )
+    _one_of(f"{where}.scheme", spec.scheme, SCHEMES)
+    _one_of(f"{where}.granularity", spec.granularity, GRANULARITIES[tensor])
+    _one_of(f"{where}.clip_search", spec.clip_search, ("none", "grid"))
+    _positive(f"{where}.group_size", spec.group_size)
+    if not 0 < spec.clip_ratio <= 1:
+        raise ConfigError(
+            f"{where}.clip_ratio={spec.clip_ratio} is out of range: allowed 0 < ratio <= 1"
+        )
+    if spec.granularity == "per_tensor" and spec.group_size:
+        raise ConfigError(
+            f"{where}.group_size={spec.group_size} cannot be combined with granularity=per_tensor: "
+            f"set {where}.group_size=null"
+        )
+    if spec.clip_search == "grid" and tensor != "weight":
+        raise ConfigError(
+            f"{where}.clip_search=grid: only weights are searched; use {where}.clip_ratio"
+        )
+    if tensor != "weight" and not spec.dynamic and spec.granularity != "per_tensor":
+        raise ConfigError(
+            f"{where}.dynamic=false has one stored range: set {where}.granularity=per_tensor"
+        )
+
+
+def _source(where: str, corpus: str | None, path: str | None) -> None:
+    if (corpus is None) == (path is None):
+        raise ConfigError(
+            f"{where} needs either a corpus ({', '.join(CORPORA)}) or a path "
+            f"(FILE.txt, FILE.jsonl or token windows in FILE.json), got corpus={corpus} "
+            f"path={path}"
+        )
+    if corpus is not None and corpus not in CORPORA:
+        raise ConfigError(unknown(f"{where}.corpus", corpus, CORPORA))
+
+
+CORPORA = ("pydocs",)
+
+
+def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(unknown(where, value, allowed))
+
+
+def _positive(where: str, value: int | None, least: int = 1) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{where}={value} is too small: allowed {least} or more")

@@ -1,0 +1,32 @@
+"""Errors a user can cause: each says what was wrong, what is allowed and how to fix it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class QuantexpError(Exception):
+    """Shown without a traceback; the exit code is not zero."""
+
+
+class ConfigError(QuantexpError, ValueError):
+    """A value, key or combination of the configuration that cannot be run."""
+
+
+class DataError(QuantexpError, ValueError):
+    """A text, token or model file that is missing or does not hold what it must."""
+
+
+class CalibrationError(QuantexpError, RuntimeError):
+    """A calibration that cannot go on (for example a loss that is not finite)."""
+
+
+def did_you_mean(value: str, allowed: Iterable[str]) -> str:
+    """Returns ``did you mean 'x'? `` for the nearest allowed name, or an empty string."""
+    near = get_close_matches(value, list(allowed), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
+def unknown(kind: str, value: str, allowed: Iterable[str]) -> str:
+    """One sentence for an unknown name, with the nearest name and the allowed set."""
+    names = sorted(allowed)
+    return f"unknown {kind} '{value}': {did_you_mean(value, names)}allowed: {', '.join(names)}"

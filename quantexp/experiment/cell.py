@@ -1,0 +1,188 @@
+"""A cell: one fully resolved experiment, its three fingerprints and its folders.
+
+``calibration`` hashes what decides the quantized checkpoint, ``cell`` adds the bits that act only
+when the model runs, ``evaluation`` adds one test set. Fields are hashed as resolved, never as
+"non-defaults". What is on none of the three lists cannot change a number: ``paths``, ``cluster``,
+``tracker``, ``keep``, ``name`` (:data:`RUN_ONLY`).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantexp import registry
+from quantexp.calibration import data
+from quantexp.config import TENSORS, ExperimentConfig, PerplexitySet, to_plain
+from quantexp.experiment import record
+from quantexp.models import source
+from quantexp.typed import plain
+
+RUN_ONLY = ("paths", "cluster", "tracker", "keep", "name")
+EVALUATION_VERSION = 1  # raised whenever the same checkpoint may be measured differently
+CALIBRATION_VERSION = 1  # raised whenever the block loop may give another checkpoint
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of plain data in canonical JSON."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a cell: what it measures and the file that holds its record."""
+
+    kind: str  # perplexity | block_error
+    name: str
+    inputs: dict[str, Any]
+    set: PerplexitySet | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Name of the record within the cell's folder."""
+        return f"{self.kind}-{self.name}-{fingerprint(self.inputs)[:8]}.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A configuration with its identity. Computing it reads files, but imports no torch."""
+
+    config: ExperimentConfig
+
+    @property
+    def outputs(self) -> Path:
+        """The folder that holds all results."""
+        return Path(self.config.paths.outputs)
+
+    @cached_property
+    def model(self) -> source.ModelSource:
+        """The checkpoint's files."""
+        return source.find(self.config.model)
+
+    @cached_property
+    def windows(self) -> data.WindowSource:
+        """The calibration text."""
+        return data.find(self.config.data)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether there is anything to calibrate: the baseline has nothing."""
+        return self.config.method.name != "none"
+
+    @property
+    def needs_windows(self) -> bool:
+        """Whether calibration depends on the calibration windows."""
+        config = self.config
+        static = any(
+            getattr(config.bits, t).active and not getattr(config.bits, t).dynamic
+            for t in TENSORS
+            if t != "weight"
+        )
+        method = registry.method(config.method.name)
+        return method.needs_inputs or config.rounding == "gptq" or static
+
+    @cached_property
+    def calibration_inputs(self) -> dict[str, Any]:
+        """Everything that decides the checkpoint; what a method declares irrelevant is left out."""
+        config = self.config
+        method = registry.method(config.method.name)
+        inputs: dict[str, Any] = {
+            "version": [CALIBRATION_VERSION, method.version],
+            "model": {"content": self.model.content_hash, "dtype": config.model.dtype},
+            "method": {"name": config.method.name, **plain(config.method.options)},
+            "rounding": config.rounding,
+            "weight": plain(config.bits.weight),
+            "protocol": config.protocol.name,
+        }
+        if config.rounding == "gptq":
+            inputs["gptq"] = plain(config.gptq)
+        if self.needs_windows:
+            inputs["data"] = self.windows.inputs
+            if method.uses_forward_bits or config.rounding == "gptq" or self._static:
+                inputs["forward"] = config.bits.forward
+        if method.seeded:
+            inputs["seed"] = config.seed
+        return inputs
+
+    @property
+    def _static(self) -> bool:
+        return any(not spec["dynamic"] for spec in self.config.bits.forward.values())
+
+    @cached_property
+    def calibration(self) -> str:
+        """Fingerprint of the quantized checkpoint."""
+        return fingerprint(self.calibration_inputs)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the cell."""
+        return fingerprint({"calibration": self.calibration, "forward": self.config.bits.forward})
+
+    @property
+    def id(self) -> str:
+        """Readable name with 8 digits of the fingerprint; also the folder and the W&B run."""
+        config = self.config
+        label = config.label.replace("+", "-")
+        return f"{model_name(self)}-{label}-{config.bits.label}-{self.fingerprint[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """The cell's folder."""
+        return self.outputs / "cells" / self.id
+
+    @property
+    def checkpoint(self) -> Path:
+        """The quantized checkpoint's folder, shared by cells with equal calibrations."""
+        return self.outputs / "calibrations" / self.calibration[:16]
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """All evaluations that the configuration asks for."""
+        common = {"cell": self.fingerprint, "version": EVALUATION_VERSION}
+        found = []
+        for item in self.config.evaluation.perplexity:
+            inputs = {**common, "kind": "perplexity", "set": data.find_set(item).inputs}
+            found.append(Evaluation("perplexity", item.name, inputs, item))
+        count = self.config.evaluation.block_error_windows
+        if self.quantized and count:
+            inputs = {**common, "kind": "block_error", "data": self.windows.inputs, "count": count}
+            found.append(Evaluation("block_error", self.config.data.name, inputs))
+        return tuple(found)
+
+    def result(self, evaluation: Evaluation) -> dict[str, Any] | None:
+        """The record of an evaluation, or ``None`` where it is not done."""
+        return record.read(self.folder / "evaluations" / evaluation.file_name)
+
+    @property
+    def missing(self) -> list[Evaluation]:
+        """The evaluations that are still to do."""
+        return [e for e in self.evaluations if self.result(e) is None]
+
+    def describe(self) -> dict[str, Any]:
+        """``cell.json``: identity and configuration, as plain data."""
+        return {
+            "cell": self.id,
+            "fingerprint": self.fingerprint,
+            "calibration": self.calibration,
+            "model": model_name(self),
+            "method": self.config.method.name,
+            "rounding": self.config.rounding,
+            "label": self.config.label,
+            "bits": self.config.bits.label,
+            "protocol": self.config.protocol.name,
+            "seed": self.config.seed,
+            "data_seed": self.config.data.seed,
+            "config": to_plain(self.config),
+            "run_only": list(RUN_ONLY),
+        }
+
+
+def model_name(cell: Cell) -> str:
+    """``demo``, or the last part of the checkpoint's path or hub name."""
+    model = cell.config.model
+    if model.name in ("local", "hf") and model.path:
+        return Path(model.path).name
+    return model.name

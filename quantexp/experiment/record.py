@@ -1,0 +1,86 @@
+"""Records: small JSON files written atomically. They are the truth; all else is a view of them."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("torch", "transformers", "lm-eval", "datasets", "accelerate", "numpy")
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never a part.
+
+    NaN and infinities are stored as the strings ``"nan"``, ``"inf"`` and ``"-inf"``: JSON has no
+    such numbers, and a broken run must stay visible.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with partial.open("w") as file:
+        json.dump(_finite(data), file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A record, or ``None`` where the file is missing or no JSON object."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def now() -> str:
+    """UTC time as ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """What else a number depends on: library versions, code, host."""
+    return {
+        "quantexp": _version("quantexp"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "host": platform.node(),
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checkout's commit, ``+dirty`` when files differ; ``None`` for an installed wheel."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        run = ["git", "-C", str(here)]
+        head = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*run, "diff", "--quiet", "HEAD"], check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+dirty" if dirty else "")

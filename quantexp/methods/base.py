@@ -1,0 +1,57 @@
+"""The contract of a method: typed options, what its fit reads, and a fit that is pure.
+
+Loading, capturing, propagating, checkpointing, resuming, merging and rounding live once in
+:mod:`quantexp.calibration.blocks`. Method modules import torch inside functions, so that a login
+node can read and check options without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from quantexp.calibration.blocks import CalibrationBlock
+    from quantexp.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For methods without options."""
+
+
+class Method:
+    """Base of all methods; a subclass lives alone in ``quantexp/methods/<name>.py``.
+
+    Attributes:
+        Options: Dataclass of the keys of ``conf/method/<name>.yaml`` (without ``name``).
+        version: Raised whenever results may change; part of the calibration fingerprint.
+        needs_inputs: ``fit`` reads the block's calibration inputs.
+        uses_forward_bits: ``fit`` depends on the bits of activations, keys, values or queries.
+        seeded: ``fit`` draws random numbers.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    version: ClassVar[int] = 1
+    needs_inputs: ClassVar[bool] = False
+    uses_forward_bits: ClassVar[bool] = False
+    seeded: ClassVar[bool] = False
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    def check(cls, config: ExperimentConfig) -> None:
+        """Refuses options or combinations that make no sense for this method.
+
+        Raises:
+            ConfigError: With the value, what is allowed and the fix.
+        """
+
+    def fit(self, block: CalibrationBlock) -> dict[str, Any]:
+        """Fits one block: installs transforms and clips into ``block.module``.
+
+        Returns:
+            A small report for the record (plain data: losses, scales, …).
+        """
+        return {}

@@ -1,0 +1,1 @@
+"""The embedded demo model: its checkpoint, training script and planted outliers."""

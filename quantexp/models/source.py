@@ -1,0 +1,169 @@
+"""Where a model's files are, and what config.json says of them; nothing here imports torch."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantexp.config import ModelConfig
+from quantexp.errors import ConfigError, DataError
+from quantexp.models.architectures import ARCHITECTURES, Architecture
+
+DEMO = Path(__file__).parent / "demo" / "checkpoint"
+_WHOLE = 64 << 20  # bytes: weight files up to this size are hashed whole, larger ones sampled
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A local folder that holds config.json, tokenizer files and safetensors."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json as plain data, text sub-configuration unfolded."""
+        data: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return data
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture table's entry for this model."""
+        return ARCHITECTURES[self.config["model_type"]]
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream, in channels."""
+        return int(self.config["hidden_size"])
+
+    @property
+    def intermediate(self) -> int:
+        """Width of the MLP's inner activation, in channels."""
+        return int(self.config["intermediate_size"])
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return int(self.config.get("head_dim") or self.hidden // self.heads)
+
+    @property
+    def heads(self) -> int:
+        """Number of query heads."""
+        return int(self.config["num_attention_heads"])
+
+    @property
+    def blocks(self) -> int:
+        """Number of decoder blocks."""
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def max_positions(self) -> int:
+        """Longest window the model was made for, in tokens."""
+        return int(self.config.get("max_position_embeddings", 1 << 30))
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """The safetensors shards, sorted."""
+        return sorted(self.folder.glob("*.safetensors"))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 over configuration, tokenizer and weights, whatever the folder is called.
+
+        Weight files above 64 MiB enter by their header, size and 256 evenly spaced samples, so
+        that a 140 GB checkpoint is identified in a second.
+        """
+        digest = hashlib.sha256()
+        for name in ("config.json", "tokenizer.json", "tokenizer.model"):
+            if (self.folder / name).is_file():
+                digest.update(name.encode() + (self.folder / name).read_bytes())
+        for path in self.weight_files:
+            _update(digest, path)
+        return digest.hexdigest()
+
+
+def find(model: ModelConfig) -> ModelSource:
+    """Finds the model's folder and refuses what cannot be loaded.
+
+    Raises:
+        ConfigError: The path is missing or the architecture is not in the table.
+        DataError: The folder lacks files, or holds pickled weights only.
+    """
+    folder = {"demo": _demo, "local": _local, "hf": _hub}[model.source](model)
+    if not (folder / "config.json").is_file():
+        raise DataError(f"model.path={folder} has no config.json: give a Transformers checkpoint")
+    source = ModelSource(folder)
+    if not source.weight_files:
+        pickled = ", ".join(sorted(p.name for p in folder.glob("*.bin")))
+        raise DataError(
+            f"model.path={folder} has no *.safetensors"
+            + (f" (only pickled weights, {pickled}, which can run code)" if pickled else "")
+            + ": convert it with save_pretrained(…, safe_serialization=True)"
+        )
+    kind = source.config.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise ConfigError(
+            f"model_type '{kind}' of {folder} is not supported: allowed {', '.join(ARCHITECTURES)}"
+        )
+    return source
+
+
+def _demo(model: ModelConfig) -> Path:
+    return DEMO
+
+
+def _local(model: ModelConfig) -> Path:
+    if model.path is None:
+        raise ConfigError("model=local needs a folder: add model.path=FOLDER")
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model.path={model.path} is not a folder: give a checkpoint's folder, "
+            "or model=hf model.path=ORG/NAME for one on the hub"
+        )
+    return folder.resolve()
+
+
+def _hub(model: ModelConfig) -> Path:
+    if model.path is None or model.path.count("/") != 1:
+        raise ConfigError(f"model=hf needs model.path=ORG/NAME, got model.path={model.path}")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = bool(constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE"))
+    try:
+        return Path(
+            snapshot_download(
+                model.path,
+                revision=model.revision,
+                allow_patterns=["*.json", "*.safetensors", "tokenizer.model"],
+                local_files_only=offline,
+            )
+        )
+    except GatedRepoError as error:
+        raise DataError(
+            f"model.path={model.path} is gated: accept its licence on the hub and set HF_TOKEN"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise DataError(
+            f"model.path={model.path} (revision {model.revision or 'main'}) could not be fetched"
+            f"{' (offline)' if offline else ''}: {type(error).__name__}. Fetch it on a machine "
+            f"with network, 'hf download {model.path}', or use model=local model.path=FOLDER"
+        ) from error
+
+
+def _update(digest: "hashlib._Hash", path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name}:{size}".encode())
+    with path.open("rb") as file:
+        if size <= _WHOLE:
+            digest.update(file.read())
+            return
+        header = int.from_bytes(file.read(8), "little")
+        digest.update(file.read(header))
+        for i in range(_SAMPLES):
+            file.seek(8 + header + i * (size - 8 - header - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
