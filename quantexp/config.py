@@ -4,8 +4,10 @@ Everything behind the command line works on these objects; no OmegaConf object g
 :func:`from_plain`. A stored configuration is plain data (:func:`quantexp.typed.plain`).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from quantexp import registry
@@ -97,6 +99,17 @@ class BitsConfig:
         return any(getattr(self, name).active for name in TENSORS)
 
 
+def _unquantized(tensor: str) -> TensorQuantization:
+    scheme = "symmetric" if tensor in ("weight", "activation") else "asymmetric"
+    return TensorQuantization(
+        scheme=scheme, granularity=GRANULARITIES[tensor][0], dynamic=tensor != "weight"
+    )
+
+
+# What ``bits=w16a16`` is: the baseline has one fingerprint, whatever a sweep's other cells ask for.
+UNQUANTIZED = BitsConfig(**{tensor: _unquantized(tensor) for tensor in TENSORS})
+
+
 @dataclass(frozen=True)
 class MethodConfig:
     """The method's name and its own typed options (a dataclass of the method's module)."""
@@ -141,10 +154,17 @@ class PerplexitySet:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured on the quantized model."""
+    """What is measured on the quantized model.
+
+    ``path``, ``seq_len`` and ``max_windows`` are short forms for the command line: a further set
+    from a file, and one value for every set. :func:`from_plain` writes them into the sets.
+    """
 
     name: str
     perplexity: tuple[PerplexitySet, ...] = ()
+    path: str | None = None
+    seq_len: int | None = None
+    max_windows: int | None = None
     block_error_windows: int = 4
 
 
@@ -219,13 +239,17 @@ def from_plain(data: Mapping[str, Any]) -> ExperimentConfig:
     """
     data = dict(data)
     method = dict(data.pop("method", {}) or {})
-    name = method.pop("name", "")
+    name = str(method.pop("name", ""))
     options = registry.method(name).Options
     # The options are typed by the method itself, so they are built before the rest.
-    hollow = build(ExperimentConfig, {**data, "method": {"name": name, "options": None}})
+    hollow = build(ExperimentConfig, {**data, "method": {"name": name, "options": ()}})
     typed = build(options, method, "method")
-    config = replace(hollow, method=MethodConfig(name, typed))
+    config = replace(
+        hollow, method=MethodConfig(name, typed), evaluation=_expand(hollow.evaluation)
+    )
     _check(config)
+    if name == "none":  # so that method=none,rtn bits=w4a4 holds the baseline, not an error
+        config = baseline(config)
     registry.method(name).check(config)
     return config
 
@@ -240,9 +264,22 @@ def to_plain(config: ExperimentConfig) -> dict[str, Any]:
 def baseline(config: ExperimentConfig) -> ExperimentConfig:
     """The unquantized cell that tables compare with: ``method=none bits=w16a16``."""
     options = registry.method("none").Options()
-    spec = {t: replace(getattr(config.bits, t), bits=16, group_size=None) for t in TENSORS}
+    return replace(config, method=MethodConfig("none", options), rounding="rtn", bits=UNQUANTIZED)
+
+
+def _expand(evaluation: EvaluationConfig) -> EvaluationConfig:
+    sets = list(evaluation.perplexity)
+    if evaluation.path is not None:
+        stem = re.sub(r"[^\w.-]+", "-", Path(evaluation.path).stem)
+        sets.append(PerplexitySet(stem, path=evaluation.path))
+    given = {"seq_len": evaluation.seq_len, "max_windows": evaluation.max_windows}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     return replace(
-        config, method=MethodConfig("none", options), rounding="rtn", bits=BitsConfig(**spec)
+        evaluation,
+        perplexity=tuple(replace(item, **changes) for item in sets),
+        path=None,
+        seq_len=None,
+        max_windows=None,
     )
 
 
@@ -269,21 +306,27 @@ def _check(config: ExperimentConfig) -> None:
             f"gptq.damping={config.gptq.damping} is out of range: allowed 0 < damping < 1 "
             "(a share of the Hessian's mean diagonal; 0.01 is the paper's)"
         )
-    if config.rounding == "gptq" and not config.bits.weight.active:
+    none = config.method.name == "none"
+    if config.rounding == "gptq" and not config.bits.weight.active and not none:
         raise ConfigError(
             f"rounding=gptq rounds weights, but bits={config.bits.label} leaves them at 16 bits: "
             "choose bits with w2…w8, or rounding=rtn"
         )
+    if config.name is not None:
+        _file_name("name", config.name)
+    if config.evaluation.name == "local" and not config.evaluation.perplexity:
+        raise ConfigError(
+            "evaluation=local has nothing to measure: add evaluation.path=FILE.txt|FILE.jsonl|FILE.json"
+        )
     names = [s.name for s in config.evaluation.perplexity]
     for i, item in enumerate(config.evaluation.perplexity):
         where = f"evaluation.perplexity[{i}]"
+        _file_name(f"{where}.name", item.name)
         _positive(f"{where}.seq_len", item.seq_len, least=2)
         _positive(f"{where}.max_windows", item.max_windows)
         _source(where, item.corpus, item.path)
         if names.count(item.name) > 1:
-            raise ConfigError(
-                f"evaluation.perplexity has two sets named '{item.name}': rename one"
-            )
+            raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
     _source("data", config.data.corpus, config.data.path)
 
 
@@ -334,6 +377,13 @@ CORPORA = ("pydocs",)
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(unknown(where, value, allowed))
+
+
+def _file_name(where: str, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", value):
+        raise ConfigError(
+            f"{where}='{value}' becomes a file's name: allowed are letters, digits, '_', '-' and '.'"
+        )
 
 
 def _positive(where: str, value: int | None, least: int = 1) -> None:

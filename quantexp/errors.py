@@ -20,6 +20,10 @@ class CalibrationError(QuantexpError, RuntimeError):
     """A calibration that cannot go on (for example a loss that is not finite)."""
 
 
+class CellsFailed(QuantexpError):
+    """Some cell is not done; each has its cause in its status, and the table shows it."""
+
+
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     """Returns ``did you mean 'x'? `` for the nearest allowed name, or an empty string."""
     near = get_close_matches(value, list(allowed), n=1, cutoff=0.5)
@@ -28,5 +32,5 @@ def did_you_mean(value: str, allowed: Iterable[str]) -> str:
 
 def unknown(kind: str, value: str, allowed: Iterable[str]) -> str:
     """One sentence for an unknown name, with the nearest name and the allowed set."""
-    names = sorted(allowed)
+    names = sorted(name for name in allowed if not name.startswith("_"))
     return f"unknown {kind} '{value}': {did_you_mean(value, names)}allowed: {', '.join(names)}"

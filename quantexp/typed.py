@@ -55,6 +55,8 @@ def _join(where: str, key: str) -> str:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -72,7 +74,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type):
+    if hint is str and type(value) is int:  # a revision or a name may be digits only
+        return str(value)
+    if isinstance(hint, type) and hint is not Any:
         # bool is an int in Python, but never what a user meant by one
         if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
             raise ConfigError(f"'{where}' must be {_NAMES.get(hint, hint.__name__)}, not {value!r}")

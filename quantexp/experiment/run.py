@@ -1,16 +1,21 @@
 """What a machine runs for one cell: calibrate, evaluate, mirror. The same callable everywhere."""
 
 import shutil
+import sys
+
+from filelock import FileLock
 
 from quantexp.config import from_plain
 from quantexp.experiment import record
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.status import Status
-from quantexp.typed import plain
 
 
 def run_cell(config: dict[str, object]) -> bool:
     """Does what is missing of one cell; nothing finished is done again.
+
+    One process at a time works on a calibration: a second one (the same command in another
+    terminal, or a job that outlived its launcher) waits, and then finds it done.
 
     Args:
         config: A plain configuration (what ``cell.json`` stores): it crosses processes.
@@ -19,22 +24,34 @@ def run_cell(config: dict[str, object]) -> bool:
         Whether the cell is done. A failure is in ``status.json``, with its traceback.
     """
     cell = Cell(from_plain(config))
-    status = Status(cell.folder)
-    record.write(cell.folder / "cell.json", plain(cell.describe()))
-    try:
-        _calibrate_and_evaluate(cell, status)
-    except Exception as error:
-        status.fail(error)
+    with lock(cell):
+        if is_done(cell):
+            return True
+        status = Status(cell.folder)
+        record.write(cell.folder / "cell.json", cell.describe())
+        try:
+            _calibrate_and_evaluate(cell, status)
+        except KeyboardInterrupt:
+            status.interrupt()
+            raise
+        except (Exception, SystemExit) as error:
+            status.fail(error)
+        else:
+            status.finish()
         _mirror(cell)
-        return False
-    status.finish()
-    _mirror(cell)
-    return True
+        return is_done(cell)
 
 
 def is_done(cell: Cell) -> bool:
     """Whether all records of a cell exist; needs no torch."""
     return not cell.missing
+
+
+def lock(cell: Cell) -> FileLock:
+    """Held while a process works on the cell's calibration; freed by the system when it dies."""
+    folder = cell.outputs / "calibrations"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f".{cell.checkpoint.name}.lock")
 
 
 def free_checkpoint(cell: Cell) -> None:
@@ -44,20 +61,22 @@ def free_checkpoint(cell: Cell) -> None:
 
 
 def _calibrate_and_evaluate(cell: Cell, status: Status) -> None:
-    missing = cell.missing
-    if not missing:
-        return
     # torch is imported only where there is work to do
     from quantexp.experiment.calibrate import calibrate
     from quantexp.experiment.evaluate import evaluate
 
     if cell.quantized:
         calibrate(cell, status.progress)
-    for evaluation in missing:
+    for evaluation in cell.missing:
         evaluate(cell, evaluation, status.progress)
 
 
 def _mirror(cell: Cell) -> None:
-    from quantexp.tracking.mirror import mirror
+    if cell.config.tracker.mode == "disabled":
+        return
+    try:
+        from quantexp.tracking.mirror import mirror
 
-    mirror(cell)
+        mirror(cell)
+    except Exception as error:  # a broken tracker never fails a cell
+        print(f"warning: {cell.id} was not mirrored: {error}", file=sys.stderr)

@@ -7,9 +7,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from quantexp.experiment import record
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+INTERRUPTED = "interrupted"  # stopped from outside: the next attempt continues there
 _EVERY = 0.5  # seconds between two writes of progress
 
 
@@ -64,6 +67,11 @@ class Status:
         }
         self._write()
 
+    def interrupt(self) -> None:
+        """The attempt was stopped from outside; what it finished is kept."""
+        self._data |= {"state": INTERRUPTED, "ended": record.now(), "cause": "stopped by the user"}
+        self._write()
+
     def _write(self) -> None:
         self._written = time.monotonic()
         self._data["updated"] = record.now()
@@ -71,5 +79,31 @@ class Status:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The status of a cell's folder; ``{"state": "queued"}`` where nothing ran yet."""
-    return record.read(folder / "status.json") or {"state": QUEUED}
+    """The status of a cell's folder; ``{"state": "queued"}`` where nothing ran yet.
+
+    A running attempt whose process is gone from this host (killed, machine restarted) is shown
+    as interrupted: nothing could write that down.
+    """
+    data = record.read(folder / "status.json") or {"state": QUEUED}
+    if data["state"] == RUNNING and data.get("host") == platform.node():
+        pid = data.get("pid")
+        if isinstance(pid, int) and not psutil.pid_exists(pid):
+            data |= {"state": INTERRUPTED, "cause": "its process is gone"}
+    return data
+
+
+def queue(folder: Path) -> None:
+    """Marks a cell as waiting for its next attempt, unless another process is at it."""
+    data = read(folder)
+    if data["state"] != RUNNING:
+        record.write(
+            folder / "status.json",
+            {"state": QUEUED, "attempt": data.get("attempt", 0), "updated": record.now()},
+        )
+
+
+def lost(folder: Path, cause: str) -> None:
+    """Notes the failure of an attempt that could not do so itself (killed, out of memory)."""
+    data = record.read(folder / "status.json") or {}
+    data |= {"state": FAILED, "ended": record.now(), "cause": cause}
+    record.write(folder / "status.json", data)

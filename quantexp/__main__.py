@@ -1,0 +1,85 @@
+"""The command line: ``python -m quantexp <overrides> [-m]``, and small commands on records.
+
+Nothing heavy is imported before it is known to be needed: ``--help`` takes a moment, not seconds.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+from quantexp.errors import QuantexpError, did_you_mean
+
+# Name → module with main(argv) -> exit code, and the line that --help shows.
+COMMANDS = {
+    "report": ("quantexp.report.cli", "tables of finished cells"),
+    "status": ("quantexp.cluster.status", "what each cell is doing, or why it failed"),
+    "clean": ("quantexp.experiment.clean", "frees the space of quantized checkpoints"),
+}
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: Arguments without the program's name; ``None`` takes the process's own.
+
+    Returns:
+        The exit code: 0 all done, 1 some cell failed, 2 refused before any work, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except QuantexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: finished work is kept; the same command continues from there",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except SystemExit as leave:  # argparse of a command
+        return leave.code if isinstance(leave.code, int) else FAILED
+    except BrokenPipeError:  # `… | head` closed the pipe; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of quantexp, please report it", file=sys.stderr)
+        return FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else ""
+    if first in COMMANDS:
+        code = importlib.import_module(COMMANDS[first][0]).main(arguments[1:])
+        return int(code)
+    if {"-h", "--help"} & set(arguments):
+        from quantexp.help import text
+
+        print(text({name: line for name, (_, line) in COMMANDS.items()}))
+        return OK
+    if "--version" in arguments:
+        from quantexp import __version__
+
+        print(f"quantexp {__version__}")
+        return OK
+    if first and not first.startswith(("-", "+", "~")) and "=" not in first:
+        raise QuantexpError(
+            f"'{first}' is neither a command nor an override: "
+            f"{did_you_mean(first, COMMANDS)}commands: {', '.join(COMMANDS)}; "
+            "overrides look like method=flatquant"
+        )
+    # A terminated launcher stops its jobs as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from quantexp.application import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The callable that every machine runs: the cells of one job, one after the other."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from quantexp.config import ClusterConfig, from_plain
+from quantexp.experiment.cell import Cell
+from quantexp.experiment.run import free_checkpoint, run_cell
+
+
+def run(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
+    """Runs a job; its outcome is in the records, so nothing is returned.
+
+    Args:
+        configs: Plain configurations of cells that share one calibration.
+        environment: Variables to set before torch is imported (threads, device, offline).
+    """
+    os.environ.update(environment)
+    if torch := sys.modules.get("torch"):  # imported before: the variables come too late for it
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    done = [run_cell(config) for config in configs]
+    # Nobody else of the plan needs the checkpoint: all cells that share it are of this job.
+    if all(done) and all(config["keep"] == "records" for config in configs):
+        free_checkpoint(Cell(from_plain(configs[0])))
+
+
+def run_detached(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
+    """:func:`run` in a process of its own: no terminal, and SIGTERM ends it like Ctrl-C."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.__stdin__.fileno() if sys.__stdin__ else 0)
+    # submitit ignores SIGTERM, which is what the launcher sends to stop its jobs.
+    signal.signal(signal.SIGTERM, _interrupt)
+    run(configs, environment)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the status short
+    raise KeyboardInterrupt
+
+
+def environment(cells: Sequence[Cell], cluster: ClusterConfig) -> dict[str, str]:
+    """Variables of a job: a fixed number of threads, and no network where none is needed."""
+    threads = str(cluster.threads)
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if all(cell.config.model.source in ("demo", "local") for cell in cells):
+        variables["HF_HUB_OFFLINE"] = "1"
+    return variables

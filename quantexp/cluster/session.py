@@ -1,0 +1,141 @@
+"""One command from composed configurations to the final table, the same for one cell and many."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from quantexp.config import ExperimentConfig, from_plain, to_plain
+from quantexp.errors import CellsFailed, ConfigError, QuantexpError
+from quantexp.experiment import plan as planning
+from quantexp.experiment import preflight
+from quantexp.experiment.cell import Cell
+from quantexp.experiment.plan import Plan
+
+
+def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Runs one cell in this process.
+
+    Args:
+        data: A composed configuration, plain.
+        overrides: Its overrides, for messages.
+
+    Raises:
+        ConfigError: The cell cannot run; nothing was done.
+        CellsFailed: It ran and failed.
+    """
+    configs = checked([data], [overrides])
+    made = planning.make(configs, baselines=False)
+    console = Console()
+    _announce(made, None, console)
+    planning.queue(made)
+    _run(made, None, console)
+    _summarize(made, None, console)
+    if made.failed:
+        raise CellsFailed(f"cell {made.failed[0].id} failed")
+
+
+def run_sweep(configs: Sequence[ExperimentConfig], overrides: Sequence[str]) -> Plan:
+    """Runs a grid with the baseline of each model.
+
+    Args:
+        configs: The grid's configurations, checked.
+        overrides: What the command line said, grids included; they name the sweep.
+
+    Returns:
+        The plan; its ``failed`` holds the cells that are not done.
+    """
+    made = planning.make(configs, baselines=True)
+    first = configs[0]
+    name = planning.sweep_name(first.name, overrides)
+    folder = made.cells[0].outputs / "sweeps" / name
+    console = Console()
+    _announce(made, name, console)
+    planning.write(made, folder, overrides)
+    _run(made, folder, console)
+    _summarize(made, name, console)
+    return made
+
+
+def checked(
+    grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]
+) -> list[ExperimentConfig]:
+    """Reads and checks every configuration before any work.
+
+    Args:
+        grid: Composed configurations, plain.
+        overrides: The overrides of each, which is how messages call it.
+
+    Raises:
+        ConfigError: All reasons, each with the cells it concerns.
+    """
+    configs, reasons = [], {}
+    for data, own in zip(grid, overrides, strict=True):
+        found = []
+        try:
+            config = from_plain(data)
+            configs.append(config)
+            found = preflight.problems(Cell(config))
+        except QuantexpError as error:
+            found = [str(error)]
+        for reason in found:
+            reasons.setdefault(reason, []).append(" ".join(own))
+    if not reasons:
+        return configs
+    if len(grid) == 1:
+        raise ConfigError("\n       ".join(reasons))
+    bad = {name for names in reasons.values() for name in names}
+    lines = [f"{len(bad)} of {len(grid)} cells cannot run; nothing was started"]
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines += [f"  {reason}", *(f"    in {name}" for name in names[:3])]
+        lines[-1] += more
+    raise ConfigError("\n".join(lines))
+
+
+def _announce(made: Plan, name: str | None, console: Console) -> None:
+    total, done = len(made.cells), len(made.done)
+    _say(console, f"outputs  {made.cells[0].outputs.resolve()}")
+    if name is not None:
+        _say(console, f"sweep    {name}")
+    _say(console, f"cells    {total} ({done} done, {total - done} to run)")
+
+
+def _run(made: Plan, folder: Path | None, console: Console) -> None:
+    if not made.jobs:
+        return
+    from quantexp.cluster import job
+    from quantexp.cluster.watch import Watch
+
+    cluster = made.cells[0].config.cluster
+    cells = [cell for work in made.jobs for cell in work.cells]
+    with Watch(list(dict.fromkeys(cell.folder for cell in cells)), console):
+        if folder is not None and cluster.name == "local":
+            from quantexp.cluster.local import run_jobs
+
+            run_jobs(made.jobs, cluster, folder / "jobs")
+            return
+        for work in made.jobs:
+            configs = [to_plain(cell.config) for cell in work.cells]
+            job.run(configs, job.environment(work.cells, cluster))
+
+
+def _summarize(made: Plan, name: str | None, console: Console) -> None:
+    from quantexp.report.collect import collect
+    from quantexp.report.table import print_table
+
+    ids = {cell.id for cell in made.cells}
+    print_table([row for row in collect(made.cells[0].outputs, name) if row.cell in ids], console)
+    failed = made.failed
+    for cell in failed:
+        _say(console, f"not done {cell.folder}/status.json")
+    sweep = f" --sweep {name}" if name else ""
+    _say(console, f"records  {made.cells[0].outputs.resolve() / 'cells'}")
+    _say(console, f"again    python -m quantexp report{sweep} [--format md|csv|json]")
+    if failed:
+        _say(console, f"{len(failed)} of {len(made.cells)} cells failed; the same command retries")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
