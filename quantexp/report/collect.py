@@ -1,0 +1,153 @@
+"""Records → rows. Reads JSON files only: no torch, no configuration schema, no database.
+
+One row is one value of one cell. What a cell was asked for and does not have yields a row without
+a value, so that a running, failed or forgotten cell is seen and not merely absent.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantexp.errors import ConfigError, unknown
+from quantexp.experiment import status
+from quantexp.report.records import (
+    Warn,
+    load,
+    number,
+    read_calibration,
+    read_evaluations,
+    read_sweeps,
+    settings,
+    to_stderr,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One value of one cell, or the lack of it.
+
+    Bits are whole numbers, 16 for what is not quantized; ``group_size`` is the weights'.
+    ``value`` is ``None`` where there is no result yet, and NaN or infinite where a run broke.
+    ``effective_bits`` (per weight), ``calibration_seconds`` and ``peak_memory_bytes`` are those
+    of the calibration; the baseline has none. ``sweep`` joins several names by a comma.
+    A cell that a sweep lists and nothing has started is known by its name only.
+    """
+
+    model: str = ""
+    method: str = ""
+    rounding: str = ""
+    label: str = ""
+    bits: str = ""
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    key_bits: int | None = None
+    value_bits: int | None = None
+    query_bits: int | None = None
+    group_size: int | None = None
+    dataset: str | None = None
+    metric: str | None = None
+    value: float | None = None
+    seed: int | None = None
+    data_seed: int | None = None
+    cell: str
+    status: str
+    protocol: str = ""
+    effective_bits: float | None = None
+    calibration_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    sweep: str | None = None
+    kind: str | None = None
+    cause: str | None = None
+    progress: str | None = None
+    updated: str = ""
+    # how the value was measured, and the configuration without what cannot change a number
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> list[Row]:
+    """All rows of an outputs folder.
+
+    Args:
+        outputs: The folder that holds ``cells``, ``calibrations`` and ``sweeps``.
+        sweep: Only cells of this sweep, in its order; ``None`` takes all cells, by name.
+        warn: Takes one line for each file that is skipped.
+
+    Raises:
+        ConfigError: There is no sweep of that name; the nearest is offered.
+    """
+    sweeps = read_sweeps(outputs, warn)
+    if sweep is None:
+        listed = [cell for ids in sweeps.values() for cell in ids]
+        stored = sorted(path.parent.name for path in (outputs / "cells").glob("*/cell.json"))
+        cells = list(dict.fromkeys(stored + listed))
+    elif sweep in sweeps:
+        cells = sweeps[sweep]
+    elif sweeps:
+        raise ConfigError(unknown("sweep", sweep, sweeps))
+    else:
+        raise ConfigError(f"unknown sweep '{sweep}': {outputs} holds no sweep yet")
+    rows: list[Row] = []
+    for cell in cells:
+        names = [name for name, ids in sweeps.items() if cell in ids]
+        try:
+            rows += list(_rows(outputs, cell, sweep or ", ".join(names) or None, warn))
+        except (AttributeError, KeyError, TypeError) as error:
+            # valid JSON of another shape, for instance edited by hand
+            warn(f"warning: skipped cell {cell}: its records cannot be understood ({error!r})")
+    return rows
+
+
+def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[Row]:
+    folder = outputs / "cells" / cell
+    state = status.read(folder)
+    if not (folder / "cell.json").exists():
+        yield Row(cell=cell, status=str(state["state"]), sweep=sweep)
+        return
+    stored = load(folder / "cell.json", warn)
+    if stored is None:
+        return
+    common = _common(outputs, stored, state, warn) | {"cell": cell, "sweep": sweep}
+    records = list(read_evaluations(folder, warn))
+    for data in records:
+        yield Row(
+            **common,
+            **{key: data[key] for key in ("kind", "dataset", "metric")},
+            value=number(data["value"]),
+            settings=settings(data),
+        )
+    wanted = [s["name"] for s in stored["config"].get("evaluation", {}).get("perplexity", ())]
+    measured = {data["dataset"] for data in records if data["kind"] == "perplexity"}
+    missing = [name for name in wanted if name not in measured]
+    for name in missing:
+        yield Row(**common, dataset=name, metric="ppl", kind="perplexity")
+    if not records and not missing:
+        yield Row(**common)
+
+
+def _common(
+    outputs: Path, stored: Mapping[str, Any], state: Mapping[str, Any], warn: Warn
+) -> dict[str, Any]:
+    """What all rows of a cell share."""
+    config = stored["config"]
+    bits = config.get("bits", {})
+    tensors = ("weight", "activation", "key", "value", "query")
+    report = read_calibration(outputs, str(stored.get("calibration", "")), warn)
+    names = ("model", "method", "rounding", "label", "bits", "protocol")
+    phase = state.get("phase")
+    return {
+        **{key: stored[key] for key in names},
+        **{f"{tensor}_bits": bits.get(tensor, {}).get("bits") for tensor in tensors},
+        "group_size": bits.get("weight", {}).get("group_size"),
+        "seed": stored.get("seed"),
+        "data_seed": stored.get("data_seed"),
+        "status": str(state.get("state", status.QUEUED)),
+        "effective_bits": report.get("effective_bits"),
+        "calibration_seconds": report.get("seconds"),
+        "peak_memory_bytes": report.get("peak_memory_bytes"),
+        "cause": state.get("cause"),
+        "progress": f"{phase} {state.get('done')}/{state.get('total')}" if phase else None,
+        "updated": str(state.get("updated", "")),
+        "config": {k: v for k, v in config.items() if k not in stored.get("run_only", ())},
+    }

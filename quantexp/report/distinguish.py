@@ -1,0 +1,111 @@
+"""Tells apart what would print alike: what a line or column must say more than its name."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from quantexp.report.collect import Row
+
+Column = tuple[str, str, str]  # data set, metric, what tells it from the others of that name
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """Model, protocol and bits: lines that are compared with one another share it."""
+    return (
+        row.model,
+        row.protocol,
+        row.weight_bits,
+        row.activation_bits,
+        row.key_bits,
+        row.value_bits,
+        row.query_bits,
+        row.group_size,
+    )
+
+
+def options(row: Row) -> dict[str, str]:
+    """Everything of a configuration that makes a line another line: all but the seeds.
+
+    What has no effect is left out: the range of a tensor that stays at 16 bits, GPTQ's options
+    where nothing is rounded by GPTQ, and everything but the model for the baseline.
+    """
+    config = dict(row.config)
+    for key in ("seed", "evaluation"):
+        config.pop(key, None)
+    if row.label == "none":
+        config = {"model": config.get("model")}
+    if row.rounding != "gptq":
+        config.pop("gptq", None)
+    if "data" in config:
+        config["data"] = {k: v for k, v in config["data"].items() if k != "seed"}
+    if "bits" in config:
+        config["bits"] = {
+            tensor: spec if spec.get("bits", 16) < 16 else {"bits": 16}
+            for tensor, spec in config["bits"].items()
+        }
+    return dict(_flat(config))
+
+
+def option_names(rows: Sequence[Row]) -> dict[str, str]:
+    """Cell → the options in which it differs from cells of the same place and label.
+
+    Empty for cells that are alike; ``alpha=0.7`` for two SmoothQuants with unlike alpha.
+    """
+    named = {}
+    groups: dict[Any, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((place(row), row.label), {}).setdefault(row.cell, options(row))
+    for cells in groups.values():
+        keys = sorted({key for found in cells.values() for key in found})
+        unlike = [k for k in keys if len({found.get(k) for found in cells.values()}) > 1]
+        for cell, found in cells.items():
+            parts = [
+                f"{key.removeprefix('method.').removeprefix('bits.')}={found[key]}"
+                for key in unlike
+                if key in found
+            ]
+            named[cell] = ", ".join(parts)
+    return named
+
+
+def columns(rows: Sequence[Row]) -> dict[int, Column]:
+    """The column of each row (by its index) that has a value.
+
+    Two records of one name that were measured in unlike ways (another window length, more
+    windows) get two columns. Tokens are compared within a model: each has its own tokenizer.
+    """
+    found: dict[int, Column] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.value is not None:
+            groups.setdefault((row.dataset or "", row.metric or ""), []).append(index)
+    for name, indices in groups.items():
+        telling: list[tuple[str, bool]] = []
+        for key, by_model in (
+            ("seq_len", False),
+            ("stride", False),
+            ("bos", False),
+            ("windows", True),
+            ("token_hash", True),
+        ):
+            sofar = {_ways(rows[i], telling, by_model) for i in indices}
+            finer = {_ways(rows[i], [*telling, (key, by_model)], by_model) for i in indices}
+            if len(finer) > len(sofar):
+                telling.append((key, by_model))
+        for i in indices:
+            parts = [f"{key}={str(rows[i].settings.get(key))[:8]}" for key, _ in telling]
+            found[i] = (*name, ", ".join(parts))
+    return found
+
+
+def _ways(row: Row, telling: Iterable[tuple[str, bool]], by_model: bool) -> str:
+    ways = [row.settings.get(key) for key, _ in telling]
+    return json.dumps([row.model if by_model else None, *ways])
+
+
+def _flat(value: Any, where: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, value if isinstance(value, str) else json.dumps(value)

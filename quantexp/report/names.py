@@ -1,0 +1,42 @@
+"""How papers print the names of methods and metrics, and the order in which tables list them."""
+
+# In the order of a table: simplest first.
+_METHODS = {
+    "none": "FP16",
+    "rtn": "RTN",
+    "gptq": "GPTQ",
+    "smoothquant": "SmoothQuant",
+    "awq": "AWQ",
+    "omniquant": "OmniQuant",
+    "quarot": "QuaRot",
+    "spinquant": "SpinQuant",
+    "flatquant": "FlatQuant",
+}
+_LOWER = ("ppl", "nll", "mse")
+_HIGHER = ("acc", "acc_norm", "exact_match", "f1", "sqnr_db")
+
+
+def method_name(label: str) -> str:
+    """``flatquant+gptq`` → ``FlatQuant+GPTQ``; a name not known here stays as its author wrote it.
+
+    The baseline is ``FP16`` whatever the checkpoint's dtype: so do the papers.
+    """
+    return "+".join(_METHODS.get(part, part) for part in label.split("+"))
+
+
+def method_order(label: str) -> tuple[int, str]:
+    """Sort key: the papers' order, unknown methods after it by name, ``+gptq`` after its method."""
+    known = list(_METHODS)
+    first = label.split("+")[0]
+    return (known.index(first) if first in known else len(known), label)
+
+
+def better(metric: str) -> int:
+    """-1 where lower is better, 1 where higher is, 0 where it is not known (nothing is bold)."""
+    return -1 if metric in _LOWER else 1 if metric in _HIGHER else 0
+
+
+def column_name(dataset: str, metric: str, variant: str = "") -> str:
+    """``wikitext2 ppl ↓``; ``variant`` tells two ways of measuring apart."""
+    arrow = {-1: " ↓", 1: " ↑", 0: ""}[better(metric)]
+    return f"{dataset} {metric}{f' ({variant})' if variant else ''}{arrow}"
