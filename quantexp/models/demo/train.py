@@ -3,7 +3,7 @@
 A small LLaMA with its own byte-level BPE tokenizer, trained on
 :mod:`quantexp.calibration.pydocs` with a fixed seed.  The held-out documents are only measured,
 once, at the end; the checkpoint is chosen on a validation slice carved out of the train
-documents.
+documents.  At the end outliers are planted (:mod:`quantexp.models.demo.plant_outliers`).
 """
 
 import argparse
@@ -19,91 +19,23 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quantexp.calibration import pydocs
+from quantexp.models.demo.plant_outliers import plant_folder
+from quantexp.models.demo.recipe import (
+    CONTEXT,
+    add_dropout,
+    build_model,
+    make_optimizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 
-BOS, EOS = "<s>", "</s>"
-VOCAB_SIZE = 2048
-CONTEXT = 256
 BATCH = 8
-PEAK_LR = 2e-3
-WARMUP_STEPS = 200
-WEIGHT_DECAY = 0.1
-DROPOUT = 0.2
 VALIDATION_ONE_IN = 25
 BOS_ONE_IN = 4
-
-
-def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer that prepends BOS, as LLaMA's does."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=[BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B",
-        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        model_max_length=2 * CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Save the tokenizer under the class name that transformers 4 and 5 both know."""
-    tokenizer.save_pretrained(out)
-    path = out / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Return the untrained model (float32, about 3.3 million parameters)."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB_SIZE,
-            hidden_size=256,
-            intermediate_size=640,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            max_position_embeddings=2 * CONTEXT,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-
-
-def add_dropout(model: LlamaForCausalLM, p: float) -> None:
-    """Drop out both branches of every block and the embeddings (LLaMA itself has none)."""
-
-    def hook(module: nn.Module, _: object, output: object) -> object:
-        if not module.training:
-            return output
-        if isinstance(output, tuple):  # attention returns (hidden, weights)
-            return nn.functional.dropout(output[0], p), *output[1:]
-        assert isinstance(output, torch.Tensor)
-        return nn.functional.dropout(output, p)
-
-    for module in model.modules():
-        name = type(module).__name__
-        if name in ("LlamaAttention", "LlamaMLP") or isinstance(module, nn.Embedding):
-            module.register_forward_hook(hook)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> torch.Tensor:
@@ -160,22 +92,8 @@ def train(out: Path, steps: int, seed: int, eval_every: int) -> dict[str, object
     cut = len(documents) // VALIDATION_ONE_IN
     validation = tokenize(tokenizer, documents[:cut])
     model = build_model(tokenizer)
-    add_dropout(model, DROPOUT)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if p.ndim > 1]},
-            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-        ],
-        lr=PEAK_LR,
-        betas=(0.9, 0.95),
-        weight_decay=WEIGHT_DECAY,
-    )
-
-    def lr_factor(step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-        return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.02, cosine)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
+    add_dropout(model)
+    optimizer, schedule = make_optimizer(model, steps)
     best_loss, best_step, best = math.inf, 0, model.state_dict()
     stream = batches(tokenizer, documents[cut:], rng)
     for step in range(1, steps + 1):
@@ -230,6 +148,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     print(json.dumps(train(args.out, args.steps, args.seed, args.eval_every), indent=2))
+    plant_folder(args.out)
 
 
 if __name__ == "__main__":

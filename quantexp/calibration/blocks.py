@@ -1,0 +1,281 @@
+"""The block loop: capture, fit, merge, round, store, propagate. It exists once, for all methods.
+
+Two streams of block inputs run through the model, as far as somebody reads them: ``fp`` from the
+blocks as they are, ``quantized`` from the blocks as rebuilt from their stored integers. A run that
+was killed rebuilds the streams from the stored blocks and goes on at the next one; since each
+block draws its random numbers from its own seed, it ends bit-identical to an unbroken run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
+from quantexp.config import TENSORS, ExperimentConfig
+from quantexp.errors import CalibrationError
+from quantexp.measure import Meter
+from quantexp.methods.base import Method
+from quantexp.models.load import StreamedModel
+from quantexp.quantization.block import QuantBlock
+from quantexp.quantization.rounding import Hessian, gptq, rtn
+
+log = logging.getLogger(__name__)
+
+TOKENS_PER_BATCH = 8192  # tokens that one forward pass without gradients takes at once
+FIT_DTYPE = torch.float32  # of parameters, statistics and factorizations
+
+Progress = Callable[[str, int, int, float | None], None]
+
+
+class CalibrationBlock:
+    """What a method sees of one block.
+
+    Attributes:
+        index: Position of the block.
+        quant: The block, to install transforms and clips into.
+        inputs: Inputs (B, T, C) of the fp stream.
+        targets: Outputs (B, T, C) of the unquantized block for these inputs.
+        channel_max: Largest |x| of each input channel, by linear, over all tokens.
+        generator: Random numbers of this block.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        quant: QuantBlock,
+        kwargs: dict[str, Any],
+        device: torch.device,
+        generator: torch.Generator,
+        report_loss: Callable[[float], None],
+    ) -> None:
+        self.index = index
+        self.quant = quant
+        self.kwargs = kwargs
+        self.device = device
+        self.generator = generator
+        self.report_loss = report_loss
+        self.inputs = torch.empty(0)
+        self.targets = torch.empty(0)
+        self.channel_max: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block on a batch (B, T, C), with the real model's keyword arguments."""
+        out: Tensor = self.quant.module(x.to(self.device), **self.kwargs)
+        return out
+
+
+@torch.no_grad()
+def run(module: nn.Module, x: Tensor, kwargs: dict[str, Any], device: torch.device) -> Tensor:
+    """A block on all windows (B, T, C) in batches; the result lies where ``x`` lies."""
+    size = max(1, TOKENS_PER_BATCH // x.shape[1])
+    return torch.cat([module(part.to(device), **kwargs).to(x.device) for part in x.split(size)])
+
+
+def calibrate_blocks(
+    model: StreamedModel,
+    method: Method,
+    config: ExperimentConfig,
+    windows: Tensor | None,
+    checkpoint: QuantizedCheckpoint,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Fits and rounds all blocks that ``checkpoint`` does not hold yet.
+
+    Args:
+        model: The unquantized model.
+        method: Fits one block at a time.
+        config: Bits, rounding and seed.
+        windows: Token ids (B, T), or ``None`` for a method that needs none.
+        checkpoint: Where blocks are stored and found.
+        progress: Told of each block and of losses within it.
+
+    Returns:
+        The calibration's report: one entry per block, effective bits.
+    """
+    loop = _Loop(model, method, config, windows, checkpoint, progress)
+    reports = [loop.step(index) for index in range(model.blocks)]
+    return {
+        "blocks": reports,
+        "effective_bits": loop.bits / loop.weights,
+        "seconds": round(sum(r["seconds"] for r in reports), 3),
+        "peak_memory_bytes": max(r["peak_memory_bytes"] for r in reports),
+    }
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: StreamedModel,
+        method: Method,
+        config: ExperimentConfig,
+        windows: Tensor | None,
+        checkpoint: QuantizedCheckpoint,
+        progress: Progress,
+    ) -> None:
+        self.model, self.method, self.config = model, method, config
+        self.checkpoint, self.progress = checkpoint, progress
+        self.bits = self.weights = 0
+        self.static = any(
+            spec.active and not spec.dynamic
+            for spec in (getattr(config.bits, name) for name in TENSORS if name != "weight")
+        )
+        self.fp: Tensor | None = None
+        self.quantized: Tensor | None = None
+        self.kwargs: list[dict[str, Any]] = []
+        if windows is None:
+            return
+        self.kwargs = model.block_kwargs(windows.shape[1], FIT_DTYPE)
+        embedded = model.embed(windows, FIT_DTYPE)
+        if method.needs_inputs:
+            self.fp = embedded
+        if config.rounding == "gptq" or self.static:
+            self.quantized = embedded
+        streams = (self.fp is not None) + (self.quantized is not None)
+        size = embedded.numel() * embedded.element_size() / 2**30
+        log.info(
+            "calibrating on %d windows of %d tokens: %d stream(s) of activations, %.2f GiB each, "
+            "in %s on the CPU", *windows.shape, streams, size, FIT_DTYPE,
+        )
+
+    def step(self, index: int) -> dict[str, Any]:
+        """Block ``index``: from disk if it is there, else fitted and stored."""
+        total = self.model.blocks
+        self.progress("calibrate", index, total, None)
+        saved = self.checkpoint.saved_block(index)
+        if saved is None:
+            report = self._fit(index)
+            saved = self.checkpoint.saved_block(index)
+            assert saved is not None
+        else:
+            report = saved[1]
+            if self.fp is not None:
+                block = self.model.block(index, FIT_DTYPE)
+                self.fp = run(block, self.fp, self.kwargs[index], self.model.device)
+        quant = rebuild(self.model, saved[0], index, self.config, FIT_DTYPE)
+        if self.quantized is not None:
+            self.quantized = run(
+                quant.module, self.quantized, self.kwargs[index], self.model.device
+            )
+        sizes = {path: linear.weight.numel() for path, linear in quant.linears.items()}
+        bits, weights = effective_bits(saved[0], sizes)
+        self.bits, self.weights = self.bits + bits, self.weights + weights
+        self.progress("calibrate", index + 1, total, None)
+        return report
+
+    def _fit(self, index: int) -> dict[str, Any]:
+        meter = Meter()
+        model, config = self.model, self.config
+        module = model.block(index, FIT_DTYPE)
+        targets, channel_max = None, {}
+        if self.fp is not None:
+            targets, channel_max = self._observe(module, index)
+        quant = QuantBlock(module, model.source.architecture, config.bits)
+        block = CalibrationBlock(
+            index,
+            quant,
+            self.kwargs[index] if self.kwargs else {},
+            model.device,
+            torch.Generator().manual_seed(config.seed * 100_003 + index),
+            lambda loss: self.progress("calibrate", index, model.blocks, loss),
+        )
+        if self.fp is not None and targets is not None:
+            block.inputs, block.targets, block.channel_max = self.fp, targets, channel_max
+        report: dict[str, Any] = {"block": index, **self.method.fit(block)}
+        quant.merge(model.stored)
+        if self.static:
+            self._observe_ranges(quant, index)
+        if config.bits.weight.active:
+            report |= self._round(quant, index)
+        report |= meter.read()
+        self.checkpoint.save_block(index, quant.state(model.stored), report)
+        self.fp = targets
+        return report
+
+    def _observe(self, module: nn.Module, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """One pass of the unquantized block: its outputs, and each linear's channel maxima."""
+        assert self.fp is not None
+        found: dict[str, Tensor] = {}
+
+        def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                top = args[0].detach().abs().flatten(0, -2).amax(0)
+                found[path] = torch.maximum(found[path], top) if path in found else top
+
+            return hook
+
+        hooks = [
+            module.get_submodule(path).register_forward_pre_hook(note(path))
+            for path in self.model.source.architecture.linears
+        ]
+        out = run(module, self.fp, self.kwargs[index], self.model.device)
+        for hook in hooks:
+            hook.remove()
+        if not torch.isfinite(out).all():
+            raise CalibrationError(
+                f"block {index}: the unquantized model's own outputs are not finite "
+                f"(largest input {self.fp.abs().max():.3g}): check the checkpoint"
+            )
+        return out, found
+
+    def _observe_ranges(self, quant: QuantBlock, index: int) -> None:
+        """Ranges of static quantizers, from the quantized stream."""
+        assert self.quantized is not None
+        static = [q for _, q in quant.quantizers() if q.active and not q.spec.dynamic]
+        for quantizer in static:
+            quantizer.observing = True
+        run(quant.module, self.quantized, self.kwargs[index], self.model.device)
+        for quantizer in static:
+            quantizer.observing = False
+
+    def _round(self, quant: QuantBlock, index: int) -> dict[str, Any]:
+        """Rounds all weights of the merged block; GPTQ reports damping, dead columns, loss."""
+        spec, stored = self.config.bits.weight, self.model.stored
+        if self.config.rounding == "rtn":
+            for linear in quant.linears.values():
+                linear.set_integers(rtn(linear.weight.data, spec, stored))
+            return {}
+        assert self.quantized is not None
+        options = self.config.gptq
+        groups = self.model.source.architecture.sequential
+        reports: dict[str, Any] = {}
+        for group in groups if options.true_sequential else (sum(groups, ()),):
+            hessians = {}
+            for path in group:
+                linear = quant.linears[path]
+                columns = linear.weight.shape[1]
+                hessians[path] = Hessian(columns, self.model.device, FIT_DTYPE)
+                linear.observer = hessians[path].add
+            run(quant.module, self.quantized, self.kwargs[index], self.model.device)
+            for path in group:
+                linear = quant.linears[path]
+                linear.observer = None
+                try:
+                    rounded, note = gptq(
+                        linear.weight.data, hessians[path].matrix, spec, options, stored
+                    )
+                except CalibrationError as error:
+                    raise CalibrationError(f"block {index}, {path}: {error}") from error
+                linear.set_integers(rounded)
+                reports[path] = {
+                    "damping": note.damping, "dead_columns": note.dead_columns, "loss": note.loss
+                }
+        return {"gptq": reports}
+
+
+def rebuild(
+    model: StreamedModel,
+    tensors: dict[str, Tensor],
+    index: int,
+    config: ExperimentConfig,
+    dtype: torch.dtype,
+) -> QuantBlock:
+    """A block from its stored tensors alone, in ``dtype`` on the model's device."""
+    module = model.empty_block(index).to(dtype).to_empty(device=model.device)
+    quant = QuantBlock(module.requires_grad_(False), model.source.architecture, config.bits)
+    quant.load({name: tensor.to(model.device) for name, tensor in tensors.items()})
+    return quant

@@ -1,0 +1,45 @@
+"""Error of each block's output: the quantized model's stream against the unquantized one's.
+
+Measured from the stored integers on the calibration windows, in the same way for all methods, so
+that the block where two methods part is visible. Errors of earlier blocks are in it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from quantexp.calibration.blocks import run
+from quantexp.models.load import StreamedModel
+
+
+@torch.no_grad()
+def block_errors(
+    model: StreamedModel,
+    block: Callable[[int], nn.Module],
+    windows: Tensor,
+    progress: Callable[[int], None],
+) -> list[dict[str, float]]:
+    """``mse`` and ``sqnr_db`` of each block's output.
+
+    SQNR = 10 log10(Σy² / Σ(y-ŷ)²), in dB; infinite where nothing differs.
+
+    Args:
+        model: The unquantized model.
+        block: Quantized block by index, in ``model.compute``.
+        windows: Token ids (B, T).
+        progress: Told the number of finished blocks.
+    """
+    kwargs = model.block_kwargs(windows.shape[1], model.compute)
+    exact = quantized = model.embed(windows, model.compute)
+    found = []
+    for index in range(model.blocks):
+        progress(index)
+        exact = run(model.block(index, model.compute), exact, kwargs[index], model.device)
+        quantized = run(block(index), quantized, kwargs[index], model.device)
+        noise = (exact.float() - quantized.float()).square().mean()
+        signal = exact.float().square().mean()
+        sqnr = 10 * torch.log10(signal / noise)
+        found.append({"block": index, "mse": float(noise), "sqnr_db": float(sqnr)})
+    progress(model.blocks)
+    return found

@@ -1,0 +1,74 @@
+"""Perplexity by the papers' protocol, streamed block by block.
+
+Non-overlapping windows of one text; each window is scored alone, its first token only as context:
+perplexity = exp(mean over windows of the mean cross-entropy over T-1 shifted tokens). Every window
+has the same length, so this is also exp(total NLL / total predictions).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from quantexp.calibration.blocks import run
+from quantexp.models.load import StreamedModel
+
+_LOGIT_BYTES = 1 << 29  # bytes of float32 logits that are held at once
+
+
+@torch.no_grad()
+def window_nll(
+    model: StreamedModel,
+    block: Callable[[int], nn.Module],
+    windows: Tensor,
+    progress: Callable[[int], None],
+) -> list[float]:
+    """Negative log-likelihood of each window, in nats, summed over its T-1 predictions.
+
+    Args:
+        model: Embedding, head and the blocks' keyword arguments.
+        block: Block by index, quantized or not, in ``model.compute``.
+        windows: Token ids (B, T).
+        progress: Told the number of finished blocks.
+    """
+    kwargs = model.block_kwargs(windows.shape[1], model.compute)
+    hidden = model.embed(windows, model.compute)
+    for index in range(model.blocks):
+        progress(index)
+        hidden = run(block(index), hidden, kwargs[index], model.device)
+    head = model.head(model.compute)
+    vocabulary = int(model.source.config["vocab_size"])
+    size = max(1, _LOGIT_BYTES // (4 * vocabulary * windows.shape[1]))
+    found: list[float] = []
+    for part, tokens in zip(hidden.split(size), windows.split(size), strict=True):
+        logits = head(part.to(model.device))[:, :-1].float()
+        labels = tokens[:, 1:].to(model.device)
+        nll = cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        found += nll.double().sum(1).tolist()
+    progress(model.blocks)
+    return found
+
+
+def perplexity(nll: list[float], predictions: int) -> float:
+    """exp of the mean negative log-likelihood; ``inf`` where it overflows, ``nan`` stays."""
+    mean = math.fsum(nll) / (len(nll) * predictions)
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
+
+
+def details(windows: Tensor, nll: list[float], tokenizer: Any) -> dict[str, Any]:
+    """The protocol of one measurement, for its record."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return {
+        "seq_len": windows.shape[1],
+        "stride": windows.shape[1],
+        "windows": windows.shape[0],
+        "predictions": windows.shape[0] * (windows.shape[1] - 1),
+        "bos": "once, at the start" if windows[0, 0] == bos else "none",
+        "window_nll": nll,
+    }

@@ -1,0 +1,206 @@
+"""A decoder block with quantized linears and attention: install, merge, round, store, rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from quantexp.config import BitsConfig
+from quantexp.models.architectures import Architecture
+from quantexp.quantization.attention import IMPLEMENTATION, AttentionQuantizers
+from quantexp.quantization.clipping import LearnedRange
+from quantexp.quantization.linear import QuantLinear
+from quantexp.quantization.quantizer import Quantizer
+from quantexp.quantization.transforms import Heads, Kronecker, Online, Transform
+
+
+class TransformedNorm(nn.Module):
+    """A norm followed by the online transform of the site that it feeds."""
+
+    def __init__(self, norm: nn.Module, transform: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.transform = transform
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The site's tensor (B, T, C), computed once for all linears that read it."""
+        out: Tensor = self.transform(self.norm(x))
+        return out
+
+
+class QuantBlock:
+    """Wraps one decoder block in place; 16 bits everywhere leave its function as it was.
+
+    Attributes:
+        module: The block, to be called as before.
+        linears: The quantized linears by path.
+        attention: Quantizers of keys, values and queries.
+        transforms: The transform of each site that has one.
+    """
+
+    def __init__(self, module: nn.Module, architecture: Architecture, bits: BitsConfig) -> None:
+        self.module = module
+        self.architecture = architecture
+        self.linears: dict[str, QuantLinear] = {}
+        self.transforms: dict[str, Transform] = {}
+        for path in architecture.linears:
+            linear = module.get_submodule(path)
+            assert isinstance(linear, nn.Linear), path
+            self.linears[path] = QuantLinear(linear, bits)
+            _set(module, path, self.linears[path])
+        self.attention = AttentionQuantizers(bits)
+        setattr(module.get_submodule(architecture.attention), IMPLEMENTATION, self.attention)
+
+    def install(self, site_name: str, transform: Transform) -> None:
+        """Puts a transform at a site: on the norm, or on the input of the linear behind it."""
+        site = self.architecture.site(site_name)
+        self.transforms[site_name] = transform
+        for path in site.linears:
+            self.linears[path].site = transform
+            if site.norm is None:
+                self.linears[path].online = transform
+        if site.norm is not None:
+            norm = self.module.get_submodule(site.norm)
+            _set(self.module, site.norm, TransformedNorm(norm, transform))
+        if isinstance(transform, Heads):
+            self.linears[self.architecture.value].heads = transform
+
+    def install_keys(self, transform: Kronecker) -> None:
+        """Puts a transform on keys, its inverse transpose on queries, after RoPE."""
+        self.attention.transform = transform
+
+    def start_fitting(self) -> None:
+        """Weights are derived from the parameters at every call from now on."""
+        for linear in self.linears.values():
+            linear.fitting = True
+
+    def refresh(self) -> None:
+        """Recomputes all transforms from their parameters: once per step, before the forward."""
+        for transform in self.transforms.values():
+            transform.refresh()
+        if self.attention.transform is not None:
+            self.attention.transform.refresh()
+
+    def quantizers(self) -> Iterator[tuple[str, Quantizer]]:
+        """Forward-time quantizers by name: linear inputs, then key, value and query."""
+        for path, linear in self.linears.items():
+            yield path, linear.input_quantizer
+        for name in ("key", "value", "query"):
+            yield name, getattr(self.attention, name)
+
+    @torch.no_grad()
+    def merge(self, stored: torch.dtype) -> None:
+        """Folds transforms and clamps into weights, norms and what precedes each site."""
+        for transform in self.transforms.values():
+            transform.freeze(stored)
+        for linear in self.linears.values():
+            linear.merge()
+        for name, transform in self.transforms.items():
+            self._absorb(name, transform)
+            self._set_online(name, transform.online())
+        self.attention.merge(stored)
+        self.transforms = {}
+
+    def state(self, stored: torch.dtype) -> dict[str, Tensor]:
+        """All tensors of the merged block, floating-point ones in ``stored``."""
+        found: dict[str, Tensor] = {}
+        for path, linear in self.linears.items():
+            for key, tensor in linear.state().items():
+                found[f"{path}.{key}"] = tensor
+        for name, parameter in self._others():
+            found[name] = parameter.data
+        for name, online in self._onlines():
+            for side in ("left", "right"):
+                if getattr(online, side) is not None:
+                    found[f"online.{name}.{side}"] = getattr(online, side)
+        found = {k: v.to(stored) if v.is_floating_point() else v for k, v in found.items()}
+        # Ranges and clips are a handful of scalars: they keep their precision.
+        for name, quantizer in self.quantizers():
+            if isinstance(quantizer.clip, LearnedRange):
+                found[f"clip.{name}"] = quantizer.clip.logits.data
+            if quantizer.low is not None and quantizer.high is not None:
+                found[f"range.{name}"] = torch.stack([quantizer.low, quantizer.high])
+        return {k: v.detach().cpu().contiguous() for k, v in found.items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Rebuilds the merged block from :meth:`state`."""
+        for path, linear in self.linears.items():
+            prefix = f"{path}."
+            linear.load({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        for name, parameter in self._others():
+            parameter.data = state[name].to(parameter.dtype)
+        for name in {k.split(".")[1] for k in state if k.startswith("online.")}:
+            left, right = (state.get(f"online.{name}.{side}") for side in ("left", "right"))
+            self._set_online(name, Online(left, right))
+        for name, quantizer in self.quantizers():
+            if f"clip.{name}" in state and quantizer.active:
+                clip = LearnedRange()
+                clip.logits.data = state[f"clip.{name}"]
+                clip.requires_grad_(False)
+                quantizer.clip = clip
+            if f"range.{name}" in state:
+                quantizer.low, quantizer.high = state[f"range.{name}"].unbind()
+
+    def _others(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters outside the quantized linears (norms, …) under their original names."""
+        inside = (*(f"{path}." for path in self.linears), f"{self._attention_path}.")
+        for name, parameter in self.module.named_parameters():
+            if name.startswith(inside) or ".transform." in name:
+                continue
+            yield name.replace(".norm.weight", ".weight").replace(".norm.bias", ".bias"), parameter
+
+    @property
+    def _attention_path(self) -> str:
+        return f"{self.architecture.attention}.{IMPLEMENTATION}"
+
+    def _onlines(self) -> Iterator[tuple[str, Online]]:
+        for site in self.architecture.sites:
+            if site.norm is None:
+                holder = self.linears[site.linears[0]].online
+            else:
+                norm = self.module.get_submodule(site.norm)
+                holder = norm.transform if isinstance(norm, TransformedNorm) else None
+            if isinstance(holder, Online):
+                yield site.name, holder
+        for name in ("key", "query"):
+            online = getattr(self.attention, f"{name}_online")
+            if online is not None:
+                yield name, online
+
+    def _absorb(self, name: str, transform: Transform) -> None:
+        scale = transform.channel_scale()
+        if scale is None:
+            return
+        site = self.architecture.site(name)
+        if site.norm is not None:
+            norm = self.module.get_submodule(site.norm)
+            assert isinstance(norm, TransformedNorm)
+            target: nn.Module = norm.norm
+        else:
+            assert site.previous is not None
+            target = self.linears[site.previous]
+        for parameter in (target.weight, target.bias if hasattr(target, "bias") else None):
+            if isinstance(parameter, nn.Parameter):
+                rows = scale.unsqueeze(-1) if parameter.dim() == 2 else scale
+                parameter.data = (parameter.data.double() * rows).to(parameter.dtype)
+
+    def _set_online(self, name: str, online: Online | None) -> None:
+        if name in ("key", "query"):
+            setattr(self.attention, f"{name}_online", online)
+            return
+        site = self.architecture.site(name)
+        if site.norm is None:
+            self.linears[site.linears[0]].online = online
+            return
+        norm = self.module.get_submodule(site.norm)
+        bare = norm.norm if isinstance(norm, TransformedNorm) else norm
+        assert isinstance(bare, nn.Module)
+        _set(self.module, site.norm, bare if online is None else TransformedNorm(bare, online))
+
+
+def _set(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)

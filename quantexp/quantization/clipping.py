@@ -1,0 +1,70 @@
+"""Clipping: learned range factors, the learned clamp of weights, and the MSE grid."""
+
+import torch
+from torch import Tensor, nn
+
+from quantexp.config import TensorQuantization
+from quantexp.quantization.quantizer import scale_and_zero, to_integers
+
+INITIAL_LOGIT = 4.0  # sigmoid(4) = 0.982: both papers start a little inside the range
+
+
+class LearnedRange(nn.Module):
+    """Range factors σ(logit) for the upper and the lower end (LCT on A, K, V; FlatQuant §3.1).
+
+    One pair of scalars per quantizer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.full((2,), INITIAL_LOGIT))
+
+    def forward(self, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+        """Shrinks the range; shapes as given."""
+        upper, lower = torch.sigmoid(self.logits.to(lo.dtype))
+        return lo * lower, hi * upper
+
+
+class LearnedClamp(nn.Module):
+    """Clamps each weight row to [σ(l_min)·min, σ(l_max)·max] (FlatQuant's clipping of weights).
+
+    The scale is computed from the clamped row afterwards. ``groups`` pairs per row where the
+    weights are quantized in groups.
+    """
+
+    def __init__(self, rows: int, groups: int = 1) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.full((2, rows, groups, 1), INITIAL_LOGIT))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The clamped weight, (O, C)."""
+        cut = weight.unflatten(-1, (self.logits.shape[2], -1))
+        upper, lower = torch.sigmoid(self.logits.to(weight.dtype))
+        low = lower * cut.amin(-1, keepdim=True)
+        high = upper * cut.amax(-1, keepdim=True)
+        return torch.minimum(torch.maximum(cut, low), high).flatten(1)
+
+
+@torch.no_grad()
+def grid_search(groups: Tensor, spec: TensorQuantization) -> Tensor:
+    """Range factors that minimize Σ|Q(w)-w|^2.4 of each group (GPTQ's and QuaRot's MSE grid).
+
+    Args:
+        groups: Weights (…, g), one group along the last dimension.
+        spec: How they will be quantized.
+
+    Returns:
+        Factors in [0.21, 1], shape (…, 1); 1 wherever no smaller range is better.
+    """
+    lo, hi = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    best = torch.ones_like(lo)
+    least = torch.full_like(lo, torch.inf)
+    for i in range(80):
+        ratio = 1 - i / 100
+        scale, zero = scale_and_zero(lo * ratio, hi * ratio, spec.bits, spec.scheme)
+        q = to_integers(groups, scale, zero, spec.bits, spec.scheme)
+        error = ((q - zero) * scale - groups).abs().pow(2.4).sum(-1, keepdim=True)
+        better = error < least
+        best = torch.where(better, torch.full_like(best, ratio), best)
+        least = torch.where(better, error, least)
+    return best

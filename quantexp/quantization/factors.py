@@ -1,0 +1,101 @@
+"""Invertible matrices that are learned: the factors of a transform.
+
+``matrix`` is P (n × n), ``inverse_transpose`` is P^-T; both are recomputed by ``refresh``, so that
+a step computes them once however many weights use them.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Factor(nn.Module, ABC):
+    """Base: holds the current P and P^-T."""
+
+    matrix: Tensor
+    inverse_transpose: Tensor
+
+    def refresh(self) -> None:
+        """Recomputes P and P^-T from the parameters; part of the autograd graph."""
+        self.matrix, self.inverse_transpose = self.compute()
+
+    @torch.no_grad()
+    def freeze(self, stored: torch.dtype) -> None:
+        """Fixes P as it will be stored, and P^-T in float64 as the inverse of just that.
+
+        With 16-bit storage the weights thus undo the matrix that ships, not the one before it
+        was cast (the official code casts both sides, an error of about 1e-3).
+        """
+        self.refresh()
+        self.matrix = self.matrix.to(stored).double()
+        self.inverse_transpose = torch.linalg.inv(self.matrix).T.contiguous()
+
+    @abstractmethod
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """P and P^-T, in the parameters' dtype."""
+
+
+class SVDFactor(Factor):
+    """P = U diag(d) Vᵀ with orthogonal U, V: P^-T = U diag(1/d) Vᵀ needs no inversion.
+
+    FlatQuant, section 3.1. U and V are Cayley maps of free matrices R: with the skew
+    A = tril(R) - tril(R)ᵀ, U = (I - A/2)^-1 (I + A/2). d starts at 1.
+    """
+
+    def __init__(self, initial: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.left = nn.Parameter(initial[0])
+        self.right = nn.Parameter(initial[1])
+        self.diagonal = nn.Parameter(torch.ones_like(initial[0][0]))
+        self.refresh()
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        U, V = cayley(torch.stack([self.left, self.right])).unbind()
+        return (U * self.diagonal) @ V.T, (U / self.diagonal) @ V.T
+
+
+class FreeFactor(Factor):
+    """A free matrix, inverted in float64 at every step (FlatQuant's ``direct_inv``)."""
+
+    def __init__(self, initial: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(initial)
+        self.refresh()
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        inverse = torch.linalg.inv(self.weight.double())
+        return self.weight, inverse.T.to(self.weight.dtype)
+
+
+def cayley(R: Tensor) -> Tensor:
+    """Orthogonal matrices (…, n, n) from free ones, by the Cayley map of their skew part."""
+    lower = R.tril()
+    A = lower - lower.mT
+    eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+    return torch.linalg.solve(eye - A / 2, eye + A / 2)
+
+
+def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
+    """A random orthogonal matrix (Haar): QR of a Gaussian with the signs of R fixed."""
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator))
+    return q * r.diagonal().sign()
+
+
+def make_factor(n: int, parametrization: str, init: str, generator: torch.Generator) -> Factor:
+    """A factor of size n.
+
+    Args:
+        n: Rows and columns.
+        parametrization: ``svd`` or ``direct``.
+        init: ``random`` (the official code: random orthogonal matrices, for ``svd`` as the
+            free matrices of the Cayley map) or ``identity``.
+        generator: Source of the random numbers, on the CPU so that devices agree.
+    """
+    if init == "identity":
+        if parametrization == "direct":
+            return FreeFactor(torch.eye(n))
+        return SVDFactor((torch.zeros(n, n), torch.zeros(n, n)))
+    if parametrization == "direct":
+        return FreeFactor(random_orthogonal(n, generator))
+    return SVDFactor((random_orthogonal(n, generator), random_orthogonal(n, generator)))

@@ -1,0 +1,129 @@
+"""A linear layer whose weight and input are quantized, from fitting to the packed checkpoint.
+
+Three states. *Fitting*: the weight is transformed, clamped and fake-quantized at every call, with
+gradients. *Merged*: transforms and clamps are folded into a floating-point weight. *Rounded*: the
+weight is what the integers say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantexp.config import BitsConfig
+from quantexp.quantization.clipping import LearnedClamp
+from quantexp.quantization.packing import pack, unpack
+from quantexp.quantization.quantizer import Quantizer, integer_range
+from quantexp.quantization.rounding import IntegerWeight
+from quantexp.quantization.transforms import Heads, Online, Transform
+
+
+class QuantLinear(nn.Module):
+    """y = Q(x) Q(W)ᵀ + b.
+
+    Attributes:
+        weight: (O, C), a parameter that is never trained.
+        site: Transform of the site that this layer reads; its inverse acts on the columns.
+        heads: Transform whose P_v acts on the rows (the value projection), or ``None``.
+        clamp: Learned clamp of the weight, or ``None``.
+        online: Online transform of the input, where no norm carries it.
+        fitting: Whether weights are derived from the parameters at every call.
+        observer: Called with the quantized input (B, T, C), for Hessians and ranges.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, bits: BitsConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        bias = linear.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.input_quantizer = Quantizer(bits.activation)
+        self.weight_quantizer = Quantizer(bits.weight)
+        self.site: Transform | None = None
+        self.heads: Heads | None = None
+        self.clamp: LearnedClamp | None = None
+        self.online: Transform | Online | None = None
+        self.fitting = False
+        self.integers: IntegerWeight | None = None
+        self.observer: Callable[[Tensor], None] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) → (B, T, O)."""
+        if self.online is not None:
+            x = self.online(x)
+        x = self.input_quantizer(x)
+        if self.observer is not None:
+            self.observer(x)
+        weight, bias = self.weight, self.bias
+        if self.fitting:
+            weight, bias = self.derived()
+            weight = self.weight_quantizer(weight)
+        return functional.linear(x, weight, bias)
+
+    def derived(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias after input transform, clamp and output transform, in this order."""
+        weight: Tensor = self.weight
+        bias = self.bias
+        if self.site is not None:
+            weight = self.site.weight_in(weight)
+        if self.clamp is not None:
+            weight = self.clamp(weight)
+        if self.heads is not None:
+            weight, bias = self.heads.weight_out(weight, bias)
+        return weight, bias
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Folds what fitting learned into the weight, in float64."""
+        own = self.weight.dtype
+        self.weight.data = self.weight.data.double()
+        weight, bias = self.derived()
+        self.weight.data = weight.to(own)
+        if bias is not None and self.bias is not None:
+            self.bias.data = bias.to(own)
+        self.site, self.heads, self.clamp, self.fitting = None, None, None, False
+
+    @torch.no_grad()
+    def set_integers(self, rounded: IntegerWeight) -> None:
+        """The weight becomes what the integers say."""
+        self.integers = rounded
+        self.weight.data = rounded.dequantize(self.weight.dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors of the checkpoint: packed integers, scale, zero, bias, online parts."""
+        found: dict[str, Tensor] = {}
+        if self.integers is None:
+            found["weight"] = self.weight.data
+        else:
+            spec = self.integers.spec
+            least, _ = integer_range(spec.scheme, spec.bits)
+            found["packed"] = pack(self.integers.integers, spec.bits, least)
+            found["scale"] = self.integers.scale
+            if not spec.scheme.startswith("symmetric"):
+                found["zero"] = self.integers.zero
+        if self.bias is not None:
+            found["bias"] = self.bias.data
+        return found
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+        own = self.weight.dtype
+        if self.bias is not None:
+            self.bias.data = state["bias"].to(own)
+        if "packed" not in state:
+            self.weight.data = state["weight"].to(own)
+            return
+        spec = self.weight_quantizer.spec
+        least, _ = integer_range(spec.scheme, spec.bits)
+        integers = unpack(state["packed"], spec.bits, least, self.weight.shape[1])
+        zero = state.get("zero")
+        if zero is None:
+            fixed = {"symmetric": 0, "symmetric_full": 2 ** (spec.bits - 1)}
+            constant = fixed.get(spec.scheme, 2 ** (spec.bits - 1) - 1)
+            zero = torch.full_like(state["scale"], constant, dtype=torch.int16)
+        self.set_integers(IntegerWeight(integers, state["scale"], zero, spec))

@@ -1,0 +1,170 @@
+"""The quantizer Q(x; bits, scheme, granularity, range): one class for W, A, K, V and Q.
+
+Shapes: B batch, T tokens, C input channels, O output channels, H heads, D head dim, G groups,
+g group size. A tensor is cut into rows (a token, a token's head, an output channel, the whole
+tensor) and rows into groups; each group has one scale and one zero point.
+
+=====================  ===================  ===============  ==============  ==================
+scheme                 scale s              zero z           integers        used by
+=====================  ===================  ===============  ==============  ==================
+symmetric              max|x|/(2^(b-1)-1)   0                -2^(b-1)…       QuaRot, FlatQuant,
+                                                             2^(b-1)-1       SmoothQuant
+symmetric_full         2max|x|/(2^b-1)      2^(b-1)          0…2^b-1         GPTQ ``--sym``
+symmetric_mirrored     max|x|/(2^(b-1)-1)   2^(b-1)-1        0…2^b-1         OmniQuant
+asymmetric             (hi-lo)/(2^b-1),     round(-lo/s)     0…2^b-1         GPTQ, QuaRot,
+                       lo<=0<=hi                                             FlatQuant (K, V)
+asymmetric_free        (max-min)/(2^b-1)    round(-min/s)    0…2^b-1         OmniQuant
+asymmetric_clamped     (max-min)/(2^b-1)    clamped to       0…2^b-1         AWQ
+                                            the integers
+=====================  ===================  ===============  ==============  ==================
+
+Dequantized value: s(q-z). Rounding is half to even.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantexp.config import TensorQuantization
+
+
+class _RoundStraightThrough(torch.autograd.Function):
+    """round(x) whose gradient is the identity (straight-through estimator)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Rounds half to even; the gradient passes as if nothing had been rounded."""
+    rounded: Tensor = _RoundStraightThrough.apply(x)
+    return rounded
+
+
+def integer_range(scheme: str, bits: int) -> tuple[int, int]:
+    """Smallest and largest integer of a scheme."""
+    if scheme == "symmetric":
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return 0, 2**bits - 1
+
+
+def scale_and_zero(lo: Tensor, hi: Tensor, bits: int, scheme: str) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of ranges [lo, hi], by the table above; shapes as ``lo``.
+
+    An all-zero range gets a harmless scale, never a division by zero.
+    """
+    levels = 2**bits - 1
+    if scheme.startswith("symmetric"):
+        top = torch.maximum(lo.abs(), hi.abs())
+        top = torch.where(top > 0, top, torch.ones_like(top))
+        if scheme == "symmetric_full":
+            return 2 * top / levels, torch.full_like(top, 2 ** (bits - 1))
+        zero = 0 if scheme == "symmetric" else 2 ** (bits - 1) - 1
+        return top / (2 ** (bits - 1) - 1), torch.full_like(top, zero)
+    if scheme == "asymmetric":
+        lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+        empty = lo == hi
+        lo = torch.where(empty, -torch.ones_like(lo), lo)
+        hi = torch.where(empty, torch.ones_like(hi), hi)
+        scale = (hi - lo) / levels
+        return scale, round_through(-lo / scale)
+    if scheme == "asymmetric_free":
+        scale = ((hi - lo) / levels).clamp(1e-5, 1e4)
+        return scale, round_through((-lo / scale).clamp(-1e4, 1e4))
+    scale = (hi - lo).clamp(min=1e-5) / levels
+    return scale, (-round_through(lo / scale)).clamp(0, levels)
+
+
+def to_integers(x: Tensor, scale: Tensor, zero: Tensor, bits: int, scheme: str) -> Tensor:
+    """Integers (as floats) of ``x``; ``scale`` and ``zero`` broadcast over the last dimension."""
+    least, most = integer_range(scheme, bits)
+    return (round_through(x / scale) + zero).clamp(least, most)
+
+
+class Quantizer(nn.Module):
+    """Fake quantization of one tensor; 16 bits return the input itself.
+
+    Attributes:
+        spec: Bits, scheme, granularity, group size, static or dynamic, clip ratio.
+        clip: Learned range factors, or ``None`` (see :class:`~quantexp.quantization.clipping`).
+        observing: Takes note of its input's range instead of quantizing it.
+        low: Stored range of a static quantizer, after :meth:`observe`.
+    """
+
+    low: Tensor | None
+    high: Tensor | None
+
+    def __init__(self, spec: TensorQuantization) -> None:
+        super().__init__()
+        self.spec = spec
+        self.clip: nn.Module | None = None
+        self.observing = False
+        self.register_buffer("low", None)
+        self.register_buffer("high", None)
+
+    @property
+    def active(self) -> bool:
+        """Whether the quantizer changes its input."""
+        return self.spec.active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The dequantized tensor, same shape and dtype as ``x``."""
+        if not self.active:
+            return x
+        if self.observing:
+            self.observe(x)
+            return x
+        groups = self.groups(x)
+        scale, zero = self.parameters_of(groups)
+        bits, scheme = self.spec.bits, self.spec.scheme
+        q = to_integers(groups, scale, zero, bits, scheme)
+        out = q * scale if scheme == "symmetric" else (q - zero) * scale
+        return self._ungroup(out, x).to(x.dtype)
+
+    def groups(self, x: Tensor) -> Tensor:
+        """``x`` with one group along the last dimension: (…, G, g), or (1, numel) per tensor."""
+        if self.spec.granularity == "per_tensor":
+            return x.reshape(1, -1)
+        if self._heads_in_one_row(x):
+            x = x.transpose(1, 2).flatten(2)
+        size = self.spec.group_size
+        return x.unflatten(-1, (-1, size)) if size else x
+
+    def parameters_of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero of each group, (…, 1)."""
+        if self.spec.dynamic or self.spec.granularity != "per_tensor" or self.low is None:
+            lo, hi = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        else:
+            assert self.high is not None
+            lo, hi = self.low.to(groups.dtype), self.high.to(groups.dtype)
+        if self.clip is not None:
+            # the learned factors shrink the parts above and below zero (FlatQuant, LCT)
+            lo, hi = self.clip(lo.clamp(max=0), hi.clamp(min=0))
+        if self.spec.clip_ratio != 1.0:
+            lo, hi = lo * self.spec.clip_ratio, hi * self.spec.clip_ratio
+        return scale_and_zero(lo, hi, self.spec.bits, self.spec.scheme)
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Widens the stored range of a static quantizer by what ``x`` holds."""
+        lo, hi = x.amin().float().reshape(1, 1), x.amax().float().reshape(1, 1)
+        self.low = lo if self.low is None else torch.minimum(self.low, lo)
+        self.high = hi if self.high is None else torch.maximum(self.high, hi)
+
+    def _ungroup(self, out: Tensor, x: Tensor) -> Tensor:
+        if self._heads_in_one_row(x) and self.spec.granularity != "per_tensor":
+            B, H, T, D = x.shape
+            return out.reshape(B, T, H, D).transpose(1, 2)
+        return out.reshape(x.shape)
+
+    def _heads_in_one_row(self, x: Tensor) -> bool:
+        # keys, values and queries come as (B, H, T, D); per token means over all heads
+        return self.spec.granularity == "per_token" and x.dim() == 4

@@ -1,0 +1,212 @@
+"""Equivalent transforms of a site: act(x) · weight_in(W)ᵀ = x Wᵀ.
+
+While a block is fitted a transform owns parameters; :meth:`Transform.refresh` computes its
+matrices once per step, all users of the site share them, and their gradients meet there. At merge
+a diagonal scale is absorbed into what precedes the site; what is left is online
+(:class:`Online`), and weights take the inverse.
+
+Shapes: x (…, C); W (O, C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from quantexp.quantization.factors import Factor
+
+
+class Transform(nn.Module):
+    """Base: the identity."""
+
+    def refresh(self) -> None:
+        """Recomputes the matrices from the parameters."""
+
+    def freeze(self, stored: torch.dtype) -> None:
+        """Fixes the matrices as they will be stored (see :meth:`Factor.freeze`)."""
+
+    def act(self, x: Tensor) -> Tensor:
+        """The transformed activation."""
+        return x
+
+    def weight_in(self, weight: Tensor) -> Tensor:
+        """The inverse transform on the input columns of a weight that reads the site."""
+        return weight
+
+    def channel_scale(self) -> Tensor | None:
+        """The diagonal part (C,), to be absorbed before the site, or ``None``."""
+        return None
+
+    def online(self) -> Online | None:
+        """What stays to be computed when the model runs, without the diagonal part."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same as :meth:`act`."""
+        return self.act(x)
+
+
+class Diagonal(Transform):
+    """x ⊙ c and W ⊘ c."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(scale)
+
+    def act(self, x: Tensor) -> Tensor:
+        return x * self.scale.to(x.dtype)
+
+    def weight_in(self, weight: Tensor) -> Tensor:
+        return weight / self.scale.to(weight.dtype)
+
+    def channel_scale(self) -> Tensor | None:
+        return self.scale.detach()
+
+
+class Kronecker(Transform):
+    """x (P1 ⊗ P2); with V = x as n1 × n2 (row-major), vec(P1ᵀ V P2). FlatQuant, equation 3."""
+
+    def __init__(self, left: Factor | None, right: Factor | None) -> None:
+        super().__init__()
+        self.left = left
+        self.right = right
+
+    def refresh(self) -> None:
+        for factor in self._factors():
+            factor.refresh()
+
+    def freeze(self, stored: torch.dtype) -> None:
+        for factor in self._factors():
+            factor.freeze(stored)
+
+    def _factors(self) -> list[Factor]:
+        return [f for f in (self.left, self.right) if f is not None]
+
+    def act(self, x: Tensor) -> Tensor:
+        return apply_kronecker(x, _matrix(self.left), _matrix(self.right))
+
+    def weight_in(self, weight: Tensor) -> Tensor:
+        return apply_kronecker(weight, _inverse(self.left), _inverse(self.right))
+
+    def online(self) -> Online | None:
+        return Online(_matrix(self.left), _matrix(self.right))
+
+
+class Heads(Kronecker):
+    """Input of the output projection (FlatQuant's P_o ⊗ P_v).
+
+    P_o (H × H) mixes heads online. P_v (D × D) acts within each head; the values already carry
+    it, since it is merged into the rows of the value projection (:meth:`weight_out`), so it
+    enters ``act`` nowhere.
+    """
+
+    def act(self, x: Tensor) -> Tensor:
+        if self.left is None:
+            return x
+        # without P_v there is no right factor to tell the head size: it follows from P_o
+        return apply_kronecker(x, _matrix(self.left), None)
+
+    def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """P_vᵀ on each head's rows of the value projection (and on its bias)."""
+        if self.right is None:
+            return weight, bias
+        P = self.right.matrix.to(weight.dtype)
+        heads = weight.unflatten(0, (-1, len(P)))
+        weight = torch.einsum("dk,hdc->hkc", P, heads).flatten(0, 1)
+        if bias is not None:
+            bias = apply_kronecker(bias, None, P)
+        return weight, bias
+
+    def online(self) -> Online | None:
+        return Online(_matrix(self.left), None) if self.left is not None else None
+
+
+class Composition(Transform):
+    """Transforms of one site, first to last; a diagonal part comes first."""
+
+    def __init__(self, parts: Iterable[Transform]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def _parts(self) -> list[Transform]:
+        return [p for p in self.parts if isinstance(p, Transform)]
+
+    def refresh(self) -> None:
+        for part in self._parts():
+            part.refresh()
+
+    def freeze(self, stored: torch.dtype) -> None:
+        for part in self._parts():
+            part.freeze(stored)
+
+    def act(self, x: Tensor) -> Tensor:
+        for part in self._parts():
+            x = part.act(x)
+        return x
+
+    def weight_in(self, weight: Tensor) -> Tensor:
+        for part in self._parts():
+            weight = part.weight_in(weight)
+        return weight
+
+    def channel_scale(self) -> Tensor | None:
+        scales = [s for p in self._parts() if (s := p.channel_scale()) is not None]
+        return scales[0] if scales else None
+
+    def online(self) -> Online | None:
+        found = [o for p in self._parts() if (o := p.online()) is not None]
+        assert len(found) <= 1, "one matrix per site"
+        return found[0] if found else None
+
+
+class Online(nn.Module):
+    """A merged transform: fixed matrices applied to activations when the model runs."""
+
+    left: Tensor | None
+    right: Tensor | None
+
+    def __init__(self, left: Tensor | None, right: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("left", None if left is None else left.detach())
+        self.register_buffer("right", None if right is None else right.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (P1 ⊗ P2), same shape and dtype as ``x``."""
+        return apply_kronecker(x, self.left, self.right)
+
+
+def apply_kronecker(x: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """vec(leftᵀ V right) for V = the last dimension of ``x`` as n1 × n2; ``None`` is the identity.
+
+    Costs C·(n1 + n2) multiplications per row instead of C².
+    """
+    if left is None and right is None:
+        return x
+    n1 = len(left) if left is not None else x.shape[-1] // len(right)  # type: ignore[arg-type]
+    V = x.reshape(-1, n1, x.shape[-1] // n1)
+    if right is not None:
+        V = V @ right.to(x.dtype)
+    if left is not None:
+        V = left.T.to(x.dtype) @ V
+    return V.reshape(x.shape)
+
+
+def kronecker_sizes(n: int) -> tuple[int, int]:
+    """The closest pair of factors of ``n`` of equal parity (the official code's rule).
+
+    4096 → (64, 64), 11008 → (86, 128). Where no such pair exists (n ≡ 2 mod 4) the closest pair
+    of any parity is taken; the official search would not end.
+    """
+    pairs = [(a, n // a) for a in range(1, int(n**0.5) + 1) if n % a == 0]
+    equal = [(a, b) for a, b in pairs if (a - b) % 2 == 0]
+    return max(equal or pairs)
+
+
+def _matrix(factor: Factor | None) -> Tensor | None:
+    return None if factor is None else factor.matrix
+
+
+def _inverse(factor: Factor | None) -> Tensor | None:
+    return None if factor is None else factor.inverse_transpose
