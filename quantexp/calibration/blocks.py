@@ -139,7 +139,11 @@ class _Loop:
         size = embedded.numel() * embedded.element_size() / 2**30
         log.info(
             "calibrating on %d windows of %d tokens: %d stream(s) of activations, %.2f GiB each, "
-            "in %s on the CPU", *windows.shape, streams, size, FIT_DTYPE,
+            "in %s on the CPU",
+            *windows.shape,
+            streams,
+            size,
+            FIT_DTYPE,
         )
 
     def step(self, index: int) -> dict[str, Any]:
@@ -171,9 +175,7 @@ class _Loop:
         meter = Meter()
         model, config = self.model, self.config
         module = model.block(index, FIT_DTYPE)
-        targets, channel_max = None, {}
-        if self.fp is not None:
-            targets, channel_max = self._observe(module, index)
+        observed = self._observe(module, index) if self.fp is not None else None
         quant = QuantBlock(module, model.source.architecture, config.bits)
         block = CalibrationBlock(
             index,
@@ -183,8 +185,8 @@ class _Loop:
             torch.Generator().manual_seed(config.seed * 100_003 + index),
             lambda loss: self.progress("calibrate", index, model.blocks, loss),
         )
-        if self.fp is not None and targets is not None:
-            block.inputs, block.targets, block.channel_max = self.fp, targets, channel_max
+        if self.fp is not None and observed is not None:
+            block.inputs, (block.targets, block.channel_max) = self.fp, observed
         report: dict[str, Any] = {"block": index, **self.method.fit(block)}
         quant.merge(model.stored)
         if self.static:
@@ -193,7 +195,8 @@ class _Loop:
             report |= self._round(quant, index)
         report |= meter.read()
         self.checkpoint.save_block(index, quant.state(model.stored), report)
-        self.fp = targets
+        if observed is not None:
+            self.fp = observed[0]
         return report
 
     def _observe(self, module: nn.Module, index: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -243,7 +246,8 @@ class _Loop:
         options = self.config.gptq
         groups = self.model.source.architecture.sequential
         reports: dict[str, Any] = {}
-        for group in groups if options.true_sequential else (sum(groups, ()),):
+        everything = (self.model.source.architecture.linears,)
+        for group in groups if options.true_sequential else everything:
             hessians = {}
             for path in group:
                 linear = quant.linears[path]
@@ -262,7 +266,9 @@ class _Loop:
                     raise CalibrationError(f"block {index}, {path}: {error}") from error
                 linear.set_integers(rounded)
                 reports[path] = {
-                    "damping": note.damping, "dead_columns": note.dead_columns, "loss": note.loss
+                    "damping": note.damping,
+                    "dead_columns": note.dead_columns,
+                    "loss": note.loss,
                 }
         return {"gptq": reports}
 

@@ -181,7 +181,9 @@ def _corpus(where: str, name: str | None, path: str | None, split: str) -> Corpu
         return Corpus(str(name), split, None)
     file = Path(path).expanduser()
     if not file.is_file():
-        raise DataError(f"{where}: no file '{path}' (looked in {Path.cwd()}): give a path that exists")
+        raise DataError(
+            f"{where}: no file '{path}' (looked in {Path.cwd()}): give a path that exists"
+        )
     if file.suffix not in SUFFIXES:
         raise DataError(
             f"{where}: '{path}' is of an unknown kind: allowed {', '.join(SUFFIXES)} "

@@ -48,6 +48,7 @@ def fit_output(
     optimizer = torch.optim.AdamW(
         [{"params": list(g.parameters), "lr": g.lr} for g in groups if g.parameters],
         weight_decay=weight_decay,
+        fused=True,
     )
     count = len(block.inputs)
     batches = -(-count // batch_size)

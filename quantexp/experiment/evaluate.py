@@ -74,9 +74,9 @@ def _blocks(cell: Cell, model: StreamedModel) -> Callable[[int], nn.Module]:
     if not cell.quantized:
         return lambda index: model.block(index, model.compute)
     checkpoint = QuantizedCheckpoint(cell.checkpoint)
-    return lambda index: rebuild(
-        model, checkpoint.block(index), index, cell.config, model.compute
-    ).module
+    return lambda index: (
+        rebuild(model, checkpoint.block(index), index, cell.config, model.compute).module
+    )
 
 
 def _hash(windows: Tensor) -> str:

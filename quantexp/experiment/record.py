@@ -79,7 +79,9 @@ def _commit() -> str | None:
         return None
     try:
         run = ["git", "-C", str(here)]
-        head = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            [*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
         dirty = subprocess.run([*run, "diff", "--quiet", "HEAD"], check=False).returncode
     except (OSError, subprocess.CalledProcessError):
         return None

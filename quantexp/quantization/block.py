@@ -159,7 +159,7 @@ class QuantBlock:
     def _onlines(self) -> Iterator[tuple[str, Online]]:
         for site in self.architecture.sites:
             if site.norm is None:
-                holder = self.linears[site.linears[0]].online
+                holder: nn.Module | None = self.linears[site.linears[0]].online
             else:
                 norm = self.module.get_submodule(site.norm)
                 holder = norm.transform if isinstance(norm, TransformedNorm) else None

@@ -73,13 +73,15 @@ def cayley(R: Tensor) -> Tensor:
     lower = R.tril()
     A = lower - lower.mT
     eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
-    return torch.linalg.solve(eye - A / 2, eye + A / 2)
+    orthogonal: Tensor = torch.linalg.solve(eye - A / 2, eye + A / 2)
+    return orthogonal
 
 
 def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
     """A random orthogonal matrix (Haar): QR of a Gaussian with the signs of R fixed."""
     q, r = torch.linalg.qr(torch.randn(n, n, generator=generator))
-    return q * r.diagonal().sign()
+    fixed: Tensor = q * r.diagonal().sign()
+    return fixed
 
 
 def make_factor(n: int, parametrization: str, init: str, generator: torch.Generator) -> Factor:

@@ -58,11 +58,10 @@ class QuantLinear(nn.Module):
         x = self.input_quantizer(x)
         if self.observer is not None:
             self.observer(x)
-        weight, bias = self.weight, self.bias
-        if self.fitting:
-            weight, bias = self.derived()
-            weight = self.weight_quantizer(weight)
-        return functional.linear(x, weight, bias)
+        if not self.fitting:
+            return functional.linear(x, self.weight, self.bias)
+        weight, bias = self.derived()
+        return functional.linear(x, self.weight_quantizer(weight), bias)
 
     def derived(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias after input transform, clamp and output transform, in this order."""

@@ -33,11 +33,13 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
     stream = ((codes.unsqueeze(-1) >> shifts) & 1).to(torch.uint8).flatten(1)
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[1] % 8)).unflatten(1, (-1, 8))
     powers = 2 ** torch.arange(8, device=codes.device, dtype=torch.uint8)
-    return (stream * powers).sum(-1, dtype=torch.uint8)
+    packed: Tensor = (stream * powers).sum(-1, dtype=torch.uint8)
+    return packed
 
 
 def _unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
     stream = ((packed.unsqueeze(-1) >> shifts) & 1).flatten(1)[:, : columns * bits]
     powers = 2 ** torch.arange(bits, device=packed.device, dtype=torch.int16)
-    return (stream.unflatten(1, (columns, bits)).to(torch.int16) * powers).sum(-1).to(torch.int16)
+    codes: Tensor = stream.unflatten(1, (columns, bits)).to(torch.int16) * powers
+    return codes.sum(-1).to(torch.int16)

@@ -33,8 +33,9 @@ class IntegerWeight:
         """s(q-z) as (O, C), computed in float32 (float64 for float64)."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         size = self.integers.shape[1] // self.scale.shape[1]
-        q = (self.integers.unflatten(1, (-1, size)) - self.zero.unsqueeze(-1)).to(wide)
-        return (q * self.scale.to(wide).unsqueeze(-1)).flatten(1).to(dtype)
+        q: Tensor = (self.integers.unflatten(1, (-1, size)) - self.zero.unsqueeze(-1)).to(wide)
+        weight = q * self.scale.to(wide).unsqueeze(-1)
+        return weight.flatten(1).to(dtype)
 
 
 def rtn(weight: Tensor, spec: TensorQuantization, stored: torch.dtype) -> IntegerWeight:
@@ -160,7 +161,8 @@ def _inverse_factor(H: Tensor, damping: float) -> tuple[Tensor, float]:
 
 def _groups(weight: Tensor, spec: TensorQuantization) -> Tensor:
     """(O, C) → (O, G, g); one group per row, or the whole tensor's rows, without group size."""
-    return weight.unflatten(1, (-1, spec.group_size or weight.shape[1]))
+    groups: Tensor = weight.unflatten(1, (-1, spec.group_size or weight.shape[1]))
+    return groups
 
 
 def _parameters(
