@@ -89,10 +89,10 @@ def gptq(
     dead = H.diagonal() == 0
     H.diagonal()[dead] = 1
     W[:, dead] = 0
-    O, C = W.shape
+    rows, C = W.shape
     size = spec.group_size or C
-    scale = torch.empty(O, C // size, dtype=stored, device=W.device)
-    zero = torch.empty(O, C // size, dtype=W.dtype, device=W.device)
+    scale = torch.empty(rows, C // size, dtype=stored, device=W.device)
+    zero = torch.empty(rows, C // size, dtype=W.dtype, device=W.device)
     fixed = size == C or options.static_groups
     if fixed:
         scale, zero = _parameters(_groups(W, spec), spec, stored)
