@@ -5,8 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from quantexp.errors import QuantexpError
-
 
 def main(argv: list[str]) -> int:
     """Prints the results of an outputs folder to standard output.
@@ -15,7 +13,10 @@ def main(argv: list[str]) -> int:
         argv: The arguments after ``report``.
 
     Returns:
-        0 with results; 1 where there are none yet (``[]`` as JSON); 2 for a wrong argument.
+        0 with results; 1 where there are none yet (``[]`` as JSON).
+
+    Raises:
+        ConfigError: There is no sweep of that name.
     """
     arguments = _parser().parse_args(argv)
     # after the parser: --help needs none of it
@@ -25,11 +26,7 @@ def main(argv: list[str]) -> int:
     from quantexp.report.collect import collect
 
     outputs = Path(arguments.outputs)
-    try:
-        rows = collect(outputs, arguments.sweep)
-    except QuantexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows = collect(outputs, arguments.sweep)
     if arguments.format == "json":
         sys.stdout.write(table.to_json(rows))
     elif arguments.format == "csv" and rows:

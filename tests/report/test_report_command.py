@@ -13,6 +13,7 @@ import pytest
 from fake_outputs import FakeOutputs
 from rich.console import Console
 
+from quantexp.errors import ConfigError
 from quantexp.report.cli import main
 from quantexp.report.collect import collect
 from quantexp.report.table import print_table
@@ -104,14 +105,10 @@ def test_no_results_say_how_to_get_some(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "[]\n"
 
 
-def test_an_unknown_sweep_is_one_line_without_a_traceback(
-    filled: FakeOutputs, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_sweep_is_refused(filled: FakeOutputs) -> None:
     filled.sweep("quickstart", [])
-    assert report(filled.root, "--sweep", "quikstart") == 2
-    error = capsys.readouterr().err
-    assert "did you mean 'quickstart'?" in error
-    assert error.count("\n") == 1
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        report(filled.root, "--sweep", "quikstart")
 
 
 def test_report_imports_nothing_heavy(filled: FakeOutputs) -> None:
