@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from quantexp import hints
-from quantexp.errors import CellsFailed, ConfigError, QuantexpError, unknown
+from quantexp.errors import CellError, ConfigError, QuantexpError, unknown
 from quantexp.resources import PACKAGE, own, users
 
 # Hydra's own flags that are of use here, with the number of values each takes.
@@ -34,6 +34,7 @@ def run(arguments: list[str]) -> int:
         QuantexpError: What the user can fix, before any work.
     """
     flags, overrides = _split(arguments)
+    hints.check_groups(overrides)
     plugins = str(PACKAGE / "_plugins")
     if plugins not in sys.path:
         sys.path.append(plugins)
@@ -57,7 +58,7 @@ def run(arguments: list[str]) -> int:
                 raise refused[0]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(hints.explain(error, overrides)) from error
-        except CellsFailed:
+        except CellError:
             return 1
     return 0
 

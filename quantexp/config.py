@@ -243,7 +243,7 @@ def from_plain(data: Mapping[str, Any]) -> ExperimentConfig:
     options = registry.method(name).Options
     # The options are typed by the method itself, so they are built before the rest.
     hollow = build(ExperimentConfig, {**data, "method": {"name": name, "options": ()}})
-    typed = build(options, method, "method")
+    typed: Any = build(options, method, "method")
     config = replace(
         hollow, method=MethodConfig(name, typed), evaluation=_expand(hollow.evaluation)
     )
@@ -316,7 +316,8 @@ def _check(config: ExperimentConfig) -> None:
         _file_name("name", config.name)
     if config.evaluation.name == "local" and not config.evaluation.perplexity:
         raise ConfigError(
-            "evaluation=local has nothing to measure: add evaluation.path=FILE.txt|FILE.jsonl|FILE.json"
+            "evaluation=local has nothing to measure: add evaluation.path=FILE "
+            "(.txt, .jsonl, or token windows in .json)"
         )
     names = [s.name for s in config.evaluation.perplexity]
     for i, item in enumerate(config.evaluation.perplexity):
@@ -382,7 +383,8 @@ def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
 def _file_name(where: str, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", value):
         raise ConfigError(
-            f"{where}='{value}' becomes a file's name: allowed are letters, digits, '_', '-' and '.'"
+            f"{where}='{value}' becomes a file's name: "
+            "allowed are letters, digits, '_', '-' and '.'"
         )
 
 

@@ -20,7 +20,7 @@ class CalibrationError(QuantexpError, RuntimeError):
     """A calibration that cannot go on (for example a loss that is not finite)."""
 
 
-class CellsFailed(QuantexpError):
+class CellError(QuantexpError):
     """Some cell is not done; each has its cause in its status, and the table shows it."""
 
 

@@ -19,9 +19,11 @@ _MEANING = {
 _TEXT = """\
 quantexp: experiments in post-training quantization of large language models
 
-  python -m quantexp method=flatquant bits=w4a4        one experiment (a cell), here and now
-  python -m quantexp method=rtn,flatquant bits=w4a4 -m a grid of cells: every combination of the
-                                                       comma lists, plus the unquantized baseline
+  python -m quantexp method=flatquant bits=w4a4
+      one experiment (a cell), here and now
+  python -m quantexp method=rtn,flatquant bits=w4a4 -m
+      a grid: every combination of the comma lists, and the unquantized baseline to compare with
+
 The same command again runs only what is missing or failed. Without overrides the embedded demo
 model is rounded to w4a4: no network, no download.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -10,7 +11,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from quantexp.errors import unknown
+from quantexp import registry
+from quantexp.errors import ConfigError, unknown
 from quantexp.resources import GROUPS, choices, own
 
 _KEY = re.compile(r"[Cc]ould not (?:override|delete from config\.) '(?P<key>[^']+)'")
@@ -39,10 +41,30 @@ def explain(error: Exception, overrides: list[str]) -> str:
     return message
 
 
+def check_groups(overrides: list[str]) -> None:
+    """Refuses what Hydra would take for a group but cannot run: nothing, a list, or two of them.
+
+    Raises:
+        ConfigError: With the choices of the group.
+    """
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        group = key.lstrip("+~")
+        if group not in GROUPS:
+            continue
+        if key.startswith("~") or not equals or value in ("", "null") or value[0] in "[{":
+            raise ConfigError(
+                f"'{item}' leaves no {group}: {unknown(group, value, choices(group))}"
+            )
+        if key.startswith("+"):
+            raise ConfigError(f"'{item}': every cell has one {group}; write {group}={value}")
+
+
 def _syntax(error: OverrideParseException) -> str:
     item = error.override
     if "=" not in item:
-        return f"'{item}' is no override: write KEY=VALUE, for example bits=w4a4"
+        hint = "".join(f"did you mean {g}={item}? " for g in GROUPS if item in choices(g))
+        return f"'{item}' is no override: {hint}write KEY=VALUE, for example bits=w4a4"
     return (
         f"'{item}' cannot be read as KEY=VALUE: quote values that hold spaces, commas, "
         f"brackets or '=' ('key=\"value\"'), and leave no space around '='"
@@ -50,7 +72,17 @@ def _syntax(error: OverrideParseException) -> str:
 
 
 def _unknown_key(key: str, overrides: list[str]) -> str:
-    known = list(_keys(_composed(overrides)))
+    composed = _composed(overrides)
+    group, _, option = key.partition(".")
+    owners = [
+        name
+        for name in registry.method_names()
+        if option in {f.name for f in fields(registry.method(name).Options)}
+    ]
+    if group == "method" and owners:
+        name = composed.get("method", {}).get("name")
+        return f"unknown key '{key}': method={name} has no such option (options of that name: {', '.join(owners)})"
+    known = list(_keys(composed))
     ranked = sorted(known, key=lambda k: _similarity(key, k), reverse=True)
     near = ranked[0] if ranked and _similarity(key, ranked[0]) >= _NEAR else None
     parent = key.rpartition(".")[0]
@@ -62,9 +94,12 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
 
 
 def _similarity(key: str, candidate: str) -> float:
-    whole = SequenceMatcher(None, key, candidate).ratio()
-    last = SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-    return max(whole, 0.9 * last)
+    parent, _, last = key.rpartition(".")
+    candidate_parent, _, candidate_last = candidate.rpartition(".")
+    same_last = SequenceMatcher(None, last, candidate_last).ratio()
+    if parent == candidate_parent:  # a common prefix is no likeness
+        return same_last
+    return max(SequenceMatcher(None, key, candidate).ratio(), 0.75 * same_last)
 
 
 def _composed(overrides: list[str]) -> Any:

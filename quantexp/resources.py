@@ -1,4 +1,4 @@
-"""Where ``conf/`` and ``sweeps/`` are: at a checkout's top level, or within an installed package."""
+"""Where ``conf/`` and ``sweeps/`` are: at a checkout's top level, or in the installed package."""
 
 from pathlib import Path
 

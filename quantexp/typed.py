@@ -27,9 +27,8 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     for key in data:
         if key not in fields:
             hint = did_you_mean(str(key), fields)
-            raise ConfigError(
-                f"unknown key '{_join(where, str(key))}': {hint}allowed: {', '.join(fields)}"
-            )
+            allowed = f"{hint}allowed: {', '.join(fields)}" if fields else "it has no options"
+            raise ConfigError(f"unknown key '{_join(where, str(key))}': {allowed}")
     values = {}
     for name, field in fields.items():
         if name in data:

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantexp.config import ClusterConfig, from_plain
 from quantexp.experiment.cell import Cell
-from quantexp.experiment.run import free_checkpoint, run_cell
+from quantexp.experiment.run import free, run_cell
 
 
 def run(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
@@ -25,7 +25,7 @@ def run(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> No
     done = [run_cell(config) for config in configs]
     # Nobody else of the plan needs the checkpoint: all cells that share it are of this job.
     if all(done) and all(config["keep"] == "records" for config in configs):
-        free_checkpoint(Cell(from_plain(configs[0])))
+        free(Cell(from_plain(configs[0])).checkpoint)
 
 
 def run_detached(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:

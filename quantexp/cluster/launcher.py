@@ -7,17 +7,21 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from quantexp.cluster import session
-from quantexp.errors import CellsFailed
+from quantexp.errors import CellError
 from quantexp.experiment.cell import Cell
 
 
-class FailedReturn(JobReturn):  # type: ignore[misc]
+class FailedReturn(JobReturn):
     """A failed result that raises without Hydra's own line on it: the table has said it."""
 
     @property
     def return_value(self) -> Any:
         """Raises what the cell left."""
         raise self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
 
 def launch(loader: Any, master: Any, grid: Sequence[Sequence[str]]) -> list[JobReturn]:
@@ -36,8 +40,9 @@ def launch(loader: Any, master: Any, grid: Sequence[Sequence[str]]) -> list[JobR
         config = loader.load_sweep_config(master, list(overrides))
         with open_dict(config):
             hydra = config.pop("hydra")
-        composed.append((config, hydra, OmegaConf.to_container(config, resolve=True)))
-    configs = session.checked([plain for _, _, plain in composed], grid)
+        data: Any = OmegaConf.to_container(config, resolve=True)
+        composed.append((config, hydra, data))
+    configs = session.checked([data for _, _, data in composed], grid)
     made = session.run_sweep(configs, list(master.hydra.overrides.task))
     failed = {cell.id for cell in made.failed}
     results = []
@@ -47,6 +52,6 @@ def launch(loader: Any, master: Any, grid: Sequence[Sequence[str]]) -> list[JobR
         result = FailedReturn() if bad else JobReturn()
         result.overrides, result.cfg, result.hydra_cfg = overrides, config, hydra
         result.status = JobStatus.FAILED if bad else JobStatus.COMPLETED
-        result._return_value = CellsFailed(f"cell {cell} failed") if bad else cell
+        result.return_value = CellError(f"cell {cell} failed") if bad else cell
         results.append(result)
     return results

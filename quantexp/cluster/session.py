@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from quantexp.config import ExperimentConfig, from_plain, to_plain
-from quantexp.errors import CellsFailed, ConfigError, QuantexpError
+from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
 from quantexp.experiment import preflight
 from quantexp.experiment.cell import Cell
@@ -23,7 +23,7 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
 
     Raises:
         ConfigError: The cell cannot run; nothing was done.
-        CellsFailed: It ran and failed.
+        CellError: It ran and failed.
     """
     configs = checked([data], [overrides])
     made = planning.make(configs, baselines=False)
@@ -33,7 +33,7 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
     _run(made, None, console)
     _summarize(made, None, console)
     if made.failed:
-        raise CellsFailed(f"cell {made.failed[0].id} failed")
+        raise CellError(f"cell {made.failed[0].id} failed")
 
 
 def run_sweep(configs: Sequence[ExperimentConfig], overrides: Sequence[str]) -> Plan:
@@ -70,7 +70,9 @@ def checked(
     Raises:
         ConfigError: All reasons, each with the cells it concerns.
     """
-    configs, reasons = [], {}
+    common = set.intersection(*(set(own) for own in overrides))
+    configs: list[ExperimentConfig] = []
+    reasons: dict[str, list[str]] = {}
     for data, own in zip(grid, overrides, strict=True):
         found = []
         try:
@@ -80,7 +82,8 @@ def checked(
         except QuantexpError as error:
             found = [str(error)]
         for reason in found:
-            reasons.setdefault(reason, []).append(" ".join(own))
+            name = " ".join(o for o in own if o not in common) or " ".join(own)
+            reasons.setdefault(reason, []).append(name)
     if not reasons:
         return configs
     if len(grid) == 1:

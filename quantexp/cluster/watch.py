@@ -1,4 +1,4 @@
-"""What cells are doing, from their ``status.json``: a live table, or plain lines without a terminal."""
+"""What cells are doing, from their ``status.json``: a live table, or plain lines in a log."""
 
 import threading
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from quantexp.config import ExperimentConfig, baseline
 from quantexp.experiment import record, status
 from quantexp.experiment.cell import RUN_ONLY, Cell
 from quantexp.experiment.run import is_done
+from quantexp.resources import GROUPS
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ def sweep_name(name: str | None, overrides: Sequence[str]) -> str:
         return name
     heads = tuple(f"{key}{end}" for key in RUN_ONLY for end in ("=", "."))
     chosen = sorted(o for o in overrides if not o.lstrip("+~").startswith(heads))
-    values = "-".join(o.partition("=")[2] for o in chosen)
+    groups = (o.partition("=") for o in overrides)
+    values = "-".join(value for key, _, value in groups if key in GROUPS and f"{key}=" not in heads)
     words = re.sub(r"[^A-Za-z0-9]+", "-", values).strip("-")[:48].strip("-")
     digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:6]
-    return f"{words or 'default'}-{digest}"
+    return f"{words or 'sweep'}-{digest}"
 
 
 def write(plan: Plan, folder: Path, overrides: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -9,6 +10,8 @@ from quantexp.config import from_plain
 from quantexp.experiment import record
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.status import Status
+
+CHECKPOINT_FOLDERS = ("blocks", "checkpoint")  # of a calibration: all that takes space
 
 
 def run_cell(config: dict[str, object]) -> bool:
@@ -49,15 +52,20 @@ def is_done(cell: Cell) -> bool:
 
 def lock(cell: Cell) -> FileLock:
     """Held while a process works on the cell's calibration; freed by the system when it dies."""
-    folder = cell.outputs / "calibrations"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f".{cell.checkpoint.name}.lock")
+    path = lock_path(cell.outputs, cell.checkpoint.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
-def free_checkpoint(cell: Cell) -> None:
-    """``keep=records``: removes the blocks and keeps manifest, report and records."""
-    for name in ("blocks", "checkpoint"):
-        shutil.rmtree(cell.checkpoint / name, ignore_errors=True)
+def lock_path(outputs: Path, calibration: str) -> Path:
+    """The file of :func:`lock`, by the name of the checkpoint's folder."""
+    return outputs / "calibrations" / f".{calibration}.lock"
+
+
+def free(checkpoint: Path) -> None:
+    """Removes a checkpoint's integers; its manifest, its report and all records stay."""
+    for name in CHECKPOINT_FOLDERS:
+        shutil.rmtree(checkpoint / name, ignore_errors=True)
 
 
 def _calibrate_and_evaluate(cell: Cell, status: Status) -> None:

@@ -42,6 +42,7 @@ class Status:
         clock = time.monotonic()
         if self._phase_started[0][0] != phase:
             self._phase_started = ((phase, done), clock)
+            self._data.pop("loss", None)  # of the phase before
         (_, first), began = self._phase_started
         steps = done - first
         eta = (clock - began) / steps * (total - done) if steps > 0 else None

@@ -1,0 +1,143 @@
+"""``python -m quantexp clean``: frees the space of quantized checkpoints, never a record.
+
+What goes are the integers of a calibration (blocks and consolidated files). What stays, always:
+cell.json, status.json, evaluations, and each calibration's report.json and manifest.json. A cell
+whose checkpoint is gone keeps its results; only a further evaluation of it calibrates again.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from quantexp.errors import ConfigError
+from quantexp.experiment import record, status
+from quantexp.experiment.outputs import add_argument, cells
+from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
+
+STATES = ("done", "failed", "unreferenced")
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A calibration's folder, its bytes, and the cells that use it."""
+
+    folder: Path
+    cells: tuple[Path, ...]
+    size: int
+    changed: float
+
+    @property
+    def state(self) -> str:
+        """``done`` if all its cells are, ``failed`` if one failed, ``unreferenced``, or another."""
+        if not self.cells:
+            return "unreferenced"
+        states = {str(status.read(cell)["state"]) for cell in self.cells}
+        return states.pop() if len(states) == 1 else "failed" if "failed" in states else "mixed"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Frees what the selectors choose.
+
+    Raises:
+        ConfigError: No selector, an unknown sweep, or an age that cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        "python -m quantexp clean",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Selectors combine: all that are given must hold. Checkpoints in use by a running "
+        "job,\nand with --sweep those that cells of other sweeps share, are kept.",
+    )
+    add_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    parser.add_argument("--sweep", metavar="NAME", help="checkpoints that only this sweep uses")
+    parser.add_argument("--older-than", metavar="AGE", help="not written for 30m, 12h, 7d or 2w")
+    parser.add_argument(
+        "--state",
+        choices=STATES,
+        help="done: all its cells are (the default); failed: one of them failed (the next attempt "
+        "would have resumed from it); unreferenced: no cell uses it",
+    )
+    arguments = parser.parse_args(argv)
+    if not (arguments.sweep or arguments.older_than or arguments.state):
+        raise ConfigError(
+            "clean needs to be told what: --state done (all finished cells), --sweep NAME, "
+            "--older-than 7d; add --dry-run to look first"
+        )
+    outputs: Path = arguments.outputs
+    chosen = select(outputs, arguments.sweep, _age(arguments.older_than), arguments.state or "done")
+    freed = sum(_free(checkpoint, outputs, arguments.dry_run) for checkpoint in chosen)
+    verb = "would be freed" if arguments.dry_run else "freed"
+    print(f"{_size(freed)} {verb} in {outputs.resolve()}; every record stays")
+    return 0
+
+
+def select(outputs: Path, sweep: str | None, age: float | None, state: str) -> list[Checkpoint]:
+    """The checkpoints that all selectors choose and that take space.
+
+    Args:
+        outputs: Folder of the results.
+        sweep: Only those whose cells are all of this sweep.
+        age: Only those not written for so many seconds.
+        state: One of :data:`STATES`.
+    """
+    ours = set(cells(outputs, sweep)) if sweep else None
+    chosen = []
+    for checkpoint in _checkpoints(outputs):
+        old = age is None or time.time() - checkpoint.changed > age
+        within = ours is None or (bool(checkpoint.cells) and ours.issuperset(checkpoint.cells))
+        if checkpoint.size and old and within and checkpoint.state == state:
+            chosen.append(checkpoint)
+    return chosen
+
+
+def _checkpoints(outputs: Path) -> list[Checkpoint]:
+    users: dict[str, list[Path]] = {}
+    for path in sorted((outputs / "cells").glob("*/cell.json")):
+        calibration = str((record.read(path) or {}).get("calibration", ""))
+        users.setdefault(calibration[:16], []).append(path.parent)
+    found = []
+    for folder in sorted((outputs / "calibrations").glob("[!.]*/")):
+        files = [f for name in CHECKPOINT_FOLDERS for f in (folder / name).rglob("*")]
+        stats = [f.stat() for f in files if f.is_file()]
+        size = sum(s.st_size for s in stats)
+        changed = max((s.st_mtime for s in stats), default=0.0)
+        found.append(Checkpoint(folder, tuple(users.get(folder.name, ())), size, changed))
+    return found
+
+
+def _free(checkpoint: Checkpoint, outputs: Path, dry: bool) -> int:
+    names = ", ".join(cell.name for cell in checkpoint.cells) or "no cell"
+    try:
+        with FileLock(lock_path(outputs, checkpoint.folder.name), timeout=0):
+            if not dry:
+                free(checkpoint.folder)
+    except Timeout:
+        print(f"kept {checkpoint.folder.name}: a job is at work on it ({names})")
+        return 0
+    print(f"{_size(checkpoint.size):>10}  {checkpoint.folder.name}  {names}")
+    return checkpoint.size
+
+
+def _age(text: str | None) -> float | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text)
+    if not found:
+        raise ConfigError(f"--older-than={text} is no age: write 30m, 12h, 7d or 2w")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
