@@ -135,7 +135,7 @@ def _common(
     tensors = ("weight", "activation", "key", "value", "query")
     report = read_calibration(outputs, str(stored.get("calibration", "")), warn)
     names = ("model", "method", "rounding", "label", "bits", "protocol")
-    phase = state.get("phase")
+    phase = state.get("phase") if state.get("state") == status.RUNNING else None
     return {
         **{key: stored[key] for key in names},
         **{f"{tensor}_bits": bits.get(tensor, {}).get("bits") for tensor in tensors},
