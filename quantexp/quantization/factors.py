@@ -65,7 +65,8 @@ class FreeFactor(Factor):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         inverse = torch.linalg.inv(self.weight.double())
-        return self.weight, inverse.T.to(self.weight.dtype)
+        # a view: the parameter itself would be registered a second time, as ``matrix``
+        return self.weight.view_as(self.weight), inverse.T.to(self.weight.dtype)
 
 
 def cayley(R: Tensor) -> Tensor:

@@ -122,7 +122,8 @@ class Quantizer(nn.Module):
         if self.observing:
             self.observe(x)
             return x
-        groups = self.groups(x)
+        # float16 scales of quiet tokens underflow to 0 / 0, bfloat16 has too few digits for x / s
+        groups = self.groups(x.float() if x.element_size() == 2 else x)
         scale, zero = self.parameters_of(groups)
         bits, scheme = self.spec.bits, self.spec.scheme
         q = to_integers(groups, scale, zero, bits, scheme)

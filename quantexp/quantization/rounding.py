@@ -93,7 +93,8 @@ def gptq(
     size = spec.group_size or C
     scale = torch.empty(rows, C // size, dtype=stored, device=W.device)
     zero = torch.empty(rows, C // size, dtype=W.dtype, device=W.device)
-    fixed = size == C or options.static_groups
+    # act order visits the columns of all groups in turn: their scales must be there at the start
+    fixed = size == C or options.static_groups or options.act_order
     if fixed:
         scale, zero = _parameters(_groups(W, spec), spec, stored)
     order = H.diagonal().argsort(descending=True, stable=True) if options.act_order else None
