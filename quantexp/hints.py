@@ -81,7 +81,7 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
     ]
     if group == "method" and owners:
         name = composed.get("method", {}).get("name")
-        return f"unknown key '{key}': method={name} has no such option (options of that name: {', '.join(owners)})"
+        return f"unknown key '{key}': {option} belongs to {', '.join(owners)}, not to {name}"
     known = list(_keys(composed))
     ranked = sorted(known, key=lambda k: _similarity(key, k), reverse=True)
     near = ranked[0] if ranked and _similarity(key, ranked[0]) >= _NEAR else None

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 
 from quantexp.cluster import watch
-from quantexp.experiment import outputs, status
+from quantexp.experiment import outputs
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,13 +28,12 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps([asdict(line) for line in lines], indent=1))
         return 0
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if not lines:
         console.print(f"no cells in {arguments.outputs.resolve()}", markup=False)
         return 0
     console.print(watch.table(lines))
     for line in lines:
-        if line.state in (status.FAILED, status.INTERRUPTED):
-            path = arguments.outputs / "cells" / line.cell / "status.json"
-            console.print(f"{line.state}: {path}", markup=False, soft_wrap=True)
+        if line.cause:
+            print(f"{line.cell}: {line.cause}")
     return 0

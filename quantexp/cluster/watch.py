@@ -65,7 +65,7 @@ def table(lines: Sequence[Line]) -> Table:
     """All cells as a table for a terminal."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("model", "method", "bits", "state", "progress", "loss", "eta", "try", "cause"):
-        grid.add_column(name, no_wrap=name not in ("cause", "progress"))
+        grid.add_column(name, no_wrap=True, overflow="ellipsis")
     for line in lines:
         state = (
             f"[{_STYLE.get(line.state, '')}]{line.state}" if line.state in _STYLE else line.state

@@ -1,6 +1,5 @@
 """What would fail later, refused now: models, group sizes, data files and folders; no torch."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from math import gcd
@@ -92,13 +91,17 @@ def _windows(where: str, key: str, source: WindowSource, model: ModelSource) -> 
     path = source.corpus.path
     if path is None:
         return
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{where}: '{path}' cannot be read: check its permissions")
     windows = source.corpus.token_windows
     if windows is None:
-        if path.stat().st_size <= source.seq_len:  # a token is at least one byte
+        try:
+            size = len(source.corpus.text.encode())
+        except UnicodeDecodeError as error:
             raise DataError(
-                f"{where}: '{path}' has {path.stat().st_size} bytes, too few for a window of "
+                f"{where}: '{path}' is no UTF-8 text (byte {error.start}): convert it"
+            ) from error
+        if size <= source.seq_len:  # a token is at least one byte
+            raise DataError(
+                f"{where}: '{path}' has {size} bytes, too few for a window of "
                 f"{source.seq_len} tokens: give a longer text or a smaller {key}"
             )
         return

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,10 @@ class ModelSource:
         Weight files above 64 MiB enter by their header, size and 256 evenly spaced samples, so
         that a 140 GB checkpoint is identified in a second.
         """
-        digest = hashlib.sha256()
-        for name in ("config.json", "tokenizer.json", "tokenizer.model"):
-            if (self.folder / name).is_file():
-                digest.update(name.encode() + (self.folder / name).read_bytes())
-        for path in self.weight_files:
-            _update(digest, path)
-        return digest.hexdigest()
+        names = ("config.json", "tokenizer.json", "tokenizer.model")
+        small = [self.folder / name for name in names if (self.folder / name).is_file()]
+        stats = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in (*small, *self.weight_files)]
+        return _content_hash(tuple(stats), len(small))
 
 
 def find(model: ModelConfig) -> ModelSource:
@@ -111,6 +108,17 @@ def find(model: ModelConfig) -> ModelSource:
     return source
 
 
+@cache
+def _content_hash(files: tuple[tuple[Path, int, int], ...], small: int) -> str:
+    """Once per process: every cell of a sweep asks. Size and time of the files are in the key."""
+    digest = hashlib.sha256()
+    for path, _, _ in files[:small]:
+        digest.update(path.name.encode() + path.read_bytes())
+    for path, _, _ in files[small:]:
+        _update(digest, path)
+    return digest.hexdigest()
+
+
 def _demo(model: ModelConfig) -> Path:
     return DEMO
 
@@ -130,6 +138,12 @@ def _local(model: ModelConfig) -> Path:
 def _hub(model: ModelConfig) -> Path:
     if model.path is None or model.path.count("/") != 1:
         raise ConfigError(f"model=hf needs model.path=ORG/NAME, got model.path={model.path}")
+    return _snapshot(model.path, model.revision)
+
+
+@cache
+def _snapshot(path: str, revision: str | None) -> Path:
+    """Once per process: every cell of a sweep asks, and each time would ask the hub."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -137,21 +151,21 @@ def _hub(model: ModelConfig) -> Path:
     try:
         return Path(
             snapshot_download(
-                model.path,
-                revision=model.revision,
+                path,
+                revision=revision,
                 allow_patterns=["*.json", "*.safetensors", "tokenizer.model"],
                 local_files_only=offline,
             )
         )
     except GatedRepoError as error:
         raise DataError(
-            f"model.path={model.path} is gated: accept its licence on the hub and set HF_TOKEN"
+            f"model.path={path} is gated: accept its licence on the hub and set HF_TOKEN"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise DataError(
-            f"model.path={model.path} (revision {model.revision or 'main'}) could not be fetched"
+            f"model.path={path} (revision {revision or 'main'}) could not be fetched"
             f"{' (offline)' if offline else ''}: {type(error).__name__}. Fetch it on a machine "
-            f"with network, 'hf download {model.path}', or use model=local model.path=FOLDER"
+            f"with network, 'hf download {path}', or use model=local model.path=FOLDER"
         ) from error
 
 
