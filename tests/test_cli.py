@@ -185,6 +185,15 @@ def test_an_evaluation_more_leaves_the_cell_its_name(work: Work) -> None:  # noq
     assert len(list(Path().glob("outputs/cells/*"))) == 1
 
 
+@pytest.mark.parametrize("keep", ["records", "checkpoint"])
+def test_keep_says_whether_the_checkpoint_stays(work: Work, keep: str) -> None:  # noqa: F811
+    assert main([*BASE, "method=rtn", f"keep={keep}"]) == 0
+    assert bool(list(Path("outputs").rglob("*.safetensors"))) == (keep == "checkpoint")
+    assert list(Path("outputs").rglob("manifest.json"))
+    assert main([*BASE, "method=rtn", f"keep={keep}"]) == 0
+    assert work.done == ["rtn"]
+
+
 def test_nothing_is_left_lying_around(work: Work) -> None:  # noqa: F811
     before = set(Path().iterdir())
     assert main([*BASE, "method=rtn,smoothquant", "-m"]) == 0
