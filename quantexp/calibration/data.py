@@ -131,7 +131,8 @@ class WindowSource:
             return torch.tensor(self.corpus.token_windows[: self.count], dtype=torch.long)
         tokens = self.corpus.tokens(tokenizer)
         length = self.seq_len
-        if len(tokens) <= length:
+        # the papers draw starts up to one before the last possible one
+        if len(tokens) < length + (self.seed is not None):
             raise DataError(
                 f"{self.corpus.name} holds {len(tokens)} tokens, too few for a window of "
                 f"{length}: give a longer text or a smaller seq_len"

@@ -15,6 +15,7 @@ VOCAB_SIZE = 2048
 CONTEXT = 256
 PEAK_LR = 2e-3
 WARMUP_STEPS = 200
+STEPS = 2400
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.2
 
@@ -89,9 +90,9 @@ def add_dropout(model: nn.Module, p: float = DROPOUT) -> None:
 
 
 def make_optimizer(
-    model: nn.Module, steps: int
+    model: nn.Module,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW and its schedule: linear warmup, then a cosine over ``steps`` steps."""
+    """Return AdamW and its schedule: linear warmup, then a cosine over STEPS."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1]},
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
@@ -99,7 +100,7 @@ def make_optimizer(
     optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY)
 
     def lr_factor(step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / STEPS)))
         return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.02, cosine)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)

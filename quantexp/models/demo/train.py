@@ -26,6 +26,7 @@ from quantexp.calibration import pydocs
 from quantexp.models.demo.plant_outliers import plant_folder
 from quantexp.models.demo.recipe import (
     CONTEXT,
+    STEPS,
     add_dropout,
     build_model,
     make_optimizer,
@@ -93,7 +94,7 @@ def train(out: Path, steps: int, seed: int, eval_every: int) -> dict[str, object
     validation = tokenize(tokenizer, documents[:cut])
     model = build_model(tokenizer)
     add_dropout(model)
-    optimizer, schedule = make_optimizer(model, steps)
+    optimizer, schedule = make_optimizer(model)
     best_loss, best_step, best = math.inf, 0, model.state_dict()
     stream = batches(tokenizer, documents[cut:], rng)
     for step in range(1, steps + 1):
@@ -113,19 +114,31 @@ def train(out: Path, steps: int, seed: int, eval_every: int) -> dict[str, object
             print(f"step {step} train {loss:.3f} valid {valid:.3f} {seconds:.0f} s", flush=True)
 
     model.load_state_dict(best)
-    model.half().save_pretrained(out)
-    save_tokenizer(tokenizer, out)
-    heldout = tokenize(tokenizer, pydocs.documents("heldout"))
-    result: dict[str, object] = {
+    trained: dict[str, object] = {
         "seed": seed,
         "steps": steps,
         "best_step": best_step,
         "tokens": steps * BATCH * CONTEXT,
         "validation_perplexity": math.exp(best_loss),
-        "heldout_perplexity": math.exp(evaluate(model.float(), heldout)),
-        "heldout_tokens": len(heldout),
         "seconds": round(time.perf_counter() - began),
         "threads": torch.get_num_threads(),
+    }
+    return save(model, tokenizer, out, trained)
+
+
+def save(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    trained: dict[str, object],
+) -> dict[str, object]:
+    """Write the float16 checkpoint and the result, with the held-out perplexity measured."""
+    model.half().save_pretrained(out)
+    save_tokenizer(tokenizer, out)
+    heldout = tokenize(tokenizer, pydocs.documents("heldout"))
+    result = trained | {
+        "heldout_perplexity": math.exp(evaluate(model.float(), heldout)),
+        "heldout_tokens": len(heldout),
         "text_sha256": pydocs.content_hash(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -140,7 +153,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the embedded demo model (CPU).")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--threads", type=int, default=2)
