@@ -90,7 +90,7 @@ class Corpus:
     @staticmethod
     def _documents(path: Path) -> list[str]:
         documents = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             if not line.strip():
                 continue
             try:

@@ -116,7 +116,7 @@ class StreamedModel:
         norm = copy.deepcopy(self._meta.get_submodule(path))
         _fill(norm, {n: self._read(f"{path}.{n}", dtype) for n, _ in norm.named_parameters()})
         name = "lm_head.weight"
-        if name not in self._files:  # tied: stored once, as the embedding
+        if name not in self._files and self._config.tie_word_embeddings:  # stored once
             name = f"{self.source.architecture.embedding}.weight"
         head = copy.deepcopy(self._meta.get_submodule("lm_head"))
         _fill(head, {"weight": self._read(name, dtype)})
@@ -152,7 +152,8 @@ class StreamedModel:
             )
         with safe_open(self._files[name], "pt") as file:
             tensor: Tensor = file.get_tensor(name)
-        return tensor.to(device or self.device, dtype)
+        # a narrower model.dtype rounds here, whatever the device then computes in
+        return tensor.to(device or self.device, self.stored).to(dtype)
 
 
 class _Notes(nn.Module):

@@ -248,6 +248,33 @@ def test_o12_rounding_is_straight_through_and_clips_learn() -> None:
     assert (logits.grad != 0).any()
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "where", [{}, {"group_size": 16}, {"granularity": "per_tensor"}, {"clip_ratio": 0.7}]
+)
+def test_o12_the_fused_gradient_is_that_of_the_formula(
+    scheme: str, where: dict[str, object]
+) -> None:
+    weights = gaussian(8, 64, dtype=torch.float64, seed=1)
+    found = []
+    for fused in (True, False):
+        x = gaussian(8, 64, dtype=torch.float64).requires_grad_()
+        quantizer = Quantizer(spec(3, scheme, **where))
+        clip = LearnedRange().double()
+        clip.logits.data.copy_(torch.tensor([1.0, 0.5]))
+        quantizer.clip = clip
+        if fused:
+            out = quantizer(x)
+        else:
+            groups = quantizer.groups(x)
+            scale, zero = quantizer.parameters_of(groups)
+            out = ((to_integers(groups, scale, zero, 3, scheme) - zero) * scale).reshape(x.shape)
+        (out * weights).sum().backward()
+        found.append((out.detach(), x.grad, clip.logits.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
 def test_per_head_quantizes_each_tokens_head_alone() -> None:
     x = gaussian(2, 3, 5, 16)
     found = Quantizer(spec(4, "asymmetric", granularity="per_head"))(x)

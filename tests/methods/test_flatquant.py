@@ -1,0 +1,211 @@
+"""FlatQuant: oracle O22, its parts, and what its checkpoint holds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    calibrated,
+    deviation,
+    logits,
+    make_config,
+    plain_blocks,
+    quick,
+    relative,
+    stored_blocks,
+    streamed,
+    tiny_llama,
+    windows,
+)
+
+from quantexp import registry
+from quantexp.calibration import gradient
+from quantexp.calibration.blocks import CalibrationBlock, calibrate_blocks
+from quantexp.calibration.checkpoint import QuantizedCheckpoint
+from quantexp.errors import CalibrationError, ConfigError
+from quantexp.quantization.clipping import LearnedClamp, LearnedRange
+from quantexp.quantization.transforms import Diagonal
+
+TOKENS = windows()
+SITES = ("attention_input", "attention_output", "mlp_input", "mlp_output")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flatquant") / "model"
+    return tiny_llama(folder, attention_bias=True, mlp_bias=True)
+
+
+def neutral(block: CalibrationBlock, *_: Any, **__: Any) -> list[float]:
+    """Stands for the training: P stays the identity, c becomes 1, no clip is felt."""
+    for module in block.quant.module.modules():
+        if isinstance(module, LearnedClamp | LearnedRange):
+            module.logits.data.fill_(30)
+        if isinstance(module, Diagonal):
+            module.scale.data.fill_(1)
+    return [0.0]
+
+
+@pytest.mark.parametrize("parametrization", ["svd", "direct"])
+@pytest.mark.parametrize("bits", [(4, 4, 4, 4), (3, 16, 16, 16), (16, 4, 16, 16), (16, 16, 3, 3)])
+@pytest.mark.parametrize("rounding", ["rtn", "gptq"])
+def test_o22_neutral_transforms_and_clips_are_plain_rounding(
+    path: Path,
+    tmp_path: Path,
+    bits: tuple[int, int, int, int],
+    rounding: str,
+    parametrization: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if bits[0] == 16 and rounding == "gptq":
+        pytest.skip("GPTQ rounds weights")
+    monkeypatch.setattr(gradient, "fit_output", neutral)
+    found = {}
+    for method, options in (
+        ("rtn", {}),
+        ("flatquant", {"init": "identity", "parametrization": parametrization}),
+    ):
+        config = make_config(path, method, bits, options=options, rounding=rounding)
+        model = streamed(config)
+        checkpoint = calibrated(model, config, TOKENS, tmp_path / method)
+        found[method] = logits(model, stored_blocks(model, config, checkpoint), TOKENS)
+    assert relative(found["flatquant"], found["rtn"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parametrization": "direct"},
+        {"transform": False},
+        {"per_channel_scaling": False},
+        {"clipping": False},
+        {"transform": False, "per_channel_scaling": False},
+        {"init": "identity"},
+    ],
+)
+def test_each_ablation_trains_rounds_and_loads(
+    path: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    settings = quick("flatquant", epochs=6) | options
+    config = make_config(path, "flatquant", (4, 4, 4, 4), options=settings)
+    model = streamed(config)
+    checkpoint = calibrated(model, config, windows(12, 48), tmp_path)
+    saved = checkpoint.saved_block(0)
+    assert saved is not None
+    losses = saved[1]["loss"]
+    assert losses[-1] < losses[0]
+    exact = logits(model, plain_blocks(model), TOKENS)
+    assert relative(logits(model, stored_blocks(model, config, checkpoint), TOKENS), exact) < 0.8
+
+
+@pytest.mark.parametrize("bits", [(4, 4, 4, 4), (16, 16, 4, 4), (4, 16, 16, 16), (16, 16, 4, 16)])
+def test_matrices_are_stored_where_figure_3_has_them(
+    path: Path, tmp_path: Path, bits: tuple[int, int, int, int]
+) -> None:
+    config = make_config(path, "flatquant", bits)
+    saved = calibrated(streamed(config), config, TOKENS, tmp_path).saved_block(0)
+    assert saved is not None
+    shapes = {k[7:]: tuple(v.shape) for k, v in saved[0].items() if k.startswith("online.")}
+    expected = {}
+    if min(bits[:2]) < 16:
+        expected = {
+            "attention_input.left": (8, 8), "attention_input.right": (8, 8),
+            "attention_output.left": (4, 4),
+            "mlp_input.left": (8, 8), "mlp_input.right": (8, 8),
+            "mlp_output.left": (2, 2), "mlp_output.right": (86, 86),
+        }  # fmt: skip
+    if bits[2] < 16:
+        expected |= {"key.right": (16, 16), "query.right": (16, 16)}
+    assert shapes == expected
+
+
+def test_training_beats_rounding_on_a_model_with_outliers(path: Path, tmp_path: Path) -> None:
+    found = {}
+    for method, options in (("rtn", {}), ("flatquant", quick("flatquant", epochs=8))):
+        config = make_config(path, method, (4, 4, 4, 4), options=options)
+        model = streamed(config)
+        read = model.block
+
+        def with_outliers(index: int, dtype: torch.dtype, read: Any = read) -> Any:
+            block = read(index, dtype)
+            block.input_layernorm.weight.data[:2] *= 30
+            for name in ("q_proj", "k_proj", "v_proj"):
+                getattr(block.self_attn, name).weight.data[:, :2] /= 30
+            return block
+
+        model.block = with_outliers  # type: ignore[method-assign]
+        checkpoint = calibrated(model, config, TOKENS, tmp_path / method)
+        exact = logits(model, plain_blocks(model), TOKENS)
+        blocks = stored_blocks(model, config, checkpoint)
+        found[method] = relative(logits(model, blocks, TOKENS), exact)
+    assert found["flatquant"] < found["rtn"]
+
+
+@pytest.mark.parametrize("parametrization", ["svd", "direct"])
+def test_a_loss_that_is_not_finite_is_refused_with_block_and_epoch(
+    path: Path, tmp_path: Path, parametrization: str
+) -> None:
+    options = {"lr": 1e30, "epochs": 3, "batch_size": 2, "parametrization": parametrization}
+    config = make_config(path, "flatquant", (4, 4, 4, 4), options=options)
+    with pytest.raises(CalibrationError, match=r"block 0: .*not finite in epoch"):
+        calibrated(streamed(config), config, TOKENS, tmp_path)
+
+
+def test_losses_are_reported_while_fitting(path: Path, tmp_path: Path) -> None:
+    config = make_config(path, "flatquant", (4, 4, 4, 4))
+    model = streamed(config)
+    method = registry.method("flatquant")(config.method.options)
+    told: list[float] = []
+
+    def progress(_: str, done: int, total: int, loss: float | None) -> None:
+        if loss is not None:
+            told.append(loss)
+
+    report = calibrate_blocks(
+        model, method, config, TOKENS, QuantizedCheckpoint(tmp_path), progress
+    )
+    assert told == [loss for block in report["blocks"] for loss in block["loss"]]
+
+
+def test_a_last_batch_that_is_smaller_counts_by_its_windows(path: Path, tmp_path: Path) -> None:
+    config = make_config(path, "flatquant", (4, 4, 4, 4), options=quick("flatquant", batch_size=3))
+    saved = calibrated(streamed(config), config, TOKENS, tmp_path).saved_block(0)
+    assert saved is not None
+    assert all(loss > 0 for loss in saved[1]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, r"method\.epochs=0"),
+        ({"lr": 0.0}, r"method\.lr=0"),
+        ({"alpha": 2.0}, r"method\.alpha=2"),
+        ({"parametrization": "svdd"}, "did you mean 'svd'"),
+        ({"init": "randm"}, "did you mean 'random'"),
+        ({"transform": False, "per_channel_scaling": False, "clipping": False}, "learns nothing"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(path, "flatquant", (4, 4, 4, 4), options=options)
+
+
+def test_two_clips_of_the_same_weights_are_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match="clipped twice"):
+        make_config(path, "flatquant", (4, 4, 4, 4), tensors={"weight": {"clip_search": "grid"}})
+
+
+def test_float16_storage_costs_no_accuracy_by_itself(path: Path, tmp_path: Path) -> None:
+    # the inverses undo the matrices as they are stored, see Factor.freeze
+    errors = {}
+    for dtype in (torch.float32, torch.float16):
+        config = make_config(path, "flatquant", (16, 8, 16, 16))
+        model = streamed(config)
+        model.stored = dtype
+        checkpoint = calibrated(model, config, TOKENS, tmp_path / str(dtype))
+        found = logits(model, stored_blocks(model, config, checkpoint), TOKENS)
+        errors[dtype] = deviation(found, logits(model, plain_blocks(model), TOKENS))
+    assert errors[torch.float16] < 1.5 * errors[torch.float32] + 1e-2
