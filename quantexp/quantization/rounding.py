@@ -148,7 +148,8 @@ def _inverse_factor(H: Tensor, damping: float) -> tuple[Tensor, float]:
     mean = H.diagonal().mean()
     for step in range(_DAMPING_STEPS):
         used = damping * 10**step
-        damped = H + used * mean * torch.eye(len(H), device=H.device, dtype=H.dtype)
+        damped = H.clone()
+        damped.diagonal().add_(used * mean)
         lower, info = torch.linalg.cholesky_ex(damped)
         if info.item() == 0:
             upper, info = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
