@@ -4,6 +4,7 @@ Set QUANTEXP_REFERENCE_DATA to a folder with ``models/`` and ``reference/``.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import make_config, silent
@@ -12,15 +13,25 @@ from quantexp.experiment.calibrate import calibrate
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.evaluate import evaluate
 
-W4, W3, W4A4KV4 = (4, 16, 16, 16), (3, 16, 16, 16), (4, 4, 4, 4)
+W4, W3, W8A8, W4A4KV4 = (4, 16, 16, 16), (3, 16, 16, 16), (8, 8, 16, 16), (4, 4, 4, 4)
+OUTLIERS = "stories260K-outliers"
 
 
 def measure(
-    folder: Path, outputs: Path, method: str, bits: tuple[int, int, int, int], rounding: str = "rtn"
+    folder: Path,
+    outputs: Path,
+    method: str,
+    bits: tuple[int, int, int, int],
+    rounding: str = "rtn",
+    model: str = "stories260K",
+    scheme: str = "symmetric",
+    options: dict[str, Any] | None = None,
+    gptq: dict[str, Any] | None = None,
 ) -> float:
     files = folder / "reference"
     config = make_config(
-        folder / "models" / "stories260K", method, bits, options={}, rounding=rounding,
+        folder / "models" / model, method, bits, options=options or {},
+        tensors={"weight": {"scheme": scheme}}, rounding=rounding, gptq=gptq or {},
         data={"name": "local", "path": str(files / "calibration_windows_stories260K.json")},
         evaluation={
             "name": "local",
@@ -51,7 +62,7 @@ def measure(
         ("rtn", W4, "gptq", 5.08393),
         ("rtn", W3, "gptq", 13.3238),
         ("rtn", W4A4KV4, "rtn", 15.6178),
-        ("rtn", (8, 8, 16, 16), "rtn", 4.53243),
+        ("rtn", W8A8, "rtn", 4.53243),
     ],
 )
 def test_perplexity_is_the_official_implementations(
@@ -70,3 +81,52 @@ def test_perplexity_is_the_official_implementations(
 def test_flatquant_reaches_the_official_implementation(reference: str, tmp_path: Path) -> None:
     # official: 6.144 ± 0.073 over three seeds
     assert measure(Path(reference), tmp_path, "flatquant", W4A4KV4) <= 6.30
+
+
+def _gptq(act_order: bool, true_sequential: bool) -> dict[str, Any]:
+    return {
+        "rounding": "gptq", "gptq": {"act_order": act_order, "true_sequential": true_sequential}
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "bits", "more", "official"),
+    [
+        # IST-DASLab/gptq --nearest, its asymmetric and its symmetric form; AWQ's quantizer
+        ("rtn", W3, {"scheme": "asymmetric"}, 11.2861),
+        ("rtn", W4, {"scheme": "asymmetric"}, 5.14044),
+        ("rtn", W3, {"scheme": "symmetric_full"}, 13.9406),
+        ("rtn", W4, {"scheme": "symmetric_full"}, 5.3145),
+        ("rtn", W3, {"scheme": "asymmetric_clamped"}, 11.2861),
+        # IST-DASLab/gptq, with and without act order and true sequential
+        ("rtn", W4, {"scheme": "asymmetric", **_gptq(False, False)}, 4.91187),
+        ("rtn", W4, {"scheme": "asymmetric", **_gptq(False, True)}, 4.91306),
+        ("rtn", W4, {"scheme": "asymmetric", **_gptq(True, True)}, 4.83222),
+        ("rtn", W4, {"scheme": "asymmetric", **_gptq(True, False)}, 4.85864),
+        ("rtn", W3, {"scheme": "asymmetric", **_gptq(False, False)}, 7.52201),
+        ("rtn", W3, {"scheme": "symmetric_full", **_gptq(False, False)}, 9.14818),
+        ("rtn", W3, {"scheme": "symmetric_full", **_gptq(True, True)}, 8.98749),
+        # the FlatQuant repository's GPTQ and quantizers
+        ("rtn", W4A4KV4, {"rounding": "gptq"}, 15.0066),
+        ("rtn", W8A8, {"rounding": "gptq"}, 4.53049),
+        ("rtn", W4A4KV4, {"model": OUTLIERS}, 1537.04),
+        ("rtn", W3, {"model": OUTLIERS, "rounding": "gptq"}, 18.4846),
+        ("rtn", W8A8, {"model": OUTLIERS}, 4.62452),
+        # smoothquant
+        ("smoothquant", W8A8, {"options": {"alpha": 0.5}}, 4.53502),
+        ("smoothquant", W8A8, {"options": {"alpha": 0.8}}, 4.52722),
+        ("smoothquant", W8A8, {"options": {"alpha": 0.5}, "model": OUTLIERS}, 4.55749),
+        ("smoothquant", W8A8, {"options": {"alpha": 0.8}, "model": OUTLIERS}, 4.55429),
+    ],
+)
+def test_settings_and_schemes_are_the_official_ones(
+    reference: str,
+    tmp_path: Path,
+    method: str,
+    bits: tuple[int, int, int, int],
+    more: dict[str, Any],
+    official: float,
+) -> None:
+    found = measure(Path(reference), tmp_path, method, bits, **more)
+    assert found == pytest.approx(official, rel=1e-3)
