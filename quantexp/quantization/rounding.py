@@ -98,6 +98,7 @@ def gptq(
     if fixed:
         scale, zero = _parameters(_groups(W, spec), spec, stored)
     order = H.diagonal().argsort(descending=True, stable=True) if options.act_order else None
+    columns = list(range(C)) if order is None else order.tolist()
     if order is not None:
         W, H = W[:, order], H[order][:, order]
     U, damping = _inverse_factor(H, options.damping)
@@ -107,7 +108,7 @@ def gptq(
         stop = min(start + options.block_size, C)
         errors = torch.empty_like(W[:, start:stop])
         for i in range(start, stop):
-            group = int(order[i] if order is not None else i) // size
+            group = columns[i] // size
             if not fixed and i % size == 0:
                 # scales of a group come from the columns as corrected so far
                 s, z = _parameters(_groups(W[:, i : i + size], spec), spec, stored)
