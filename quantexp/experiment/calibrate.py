@@ -1,7 +1,5 @@
 """calibrate: one distinct calibration → one quantized checkpoint."""
 
-from filelock import FileLock
-
 from quantexp import registry
 from quantexp.calibration.blocks import Progress, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
@@ -14,35 +12,30 @@ from quantexp.models.load import StreamedModel
 def calibrate(cell: Cell, progress: Progress) -> None:
     """Makes the cell's checkpoint, or the rest of it; does nothing if it is complete.
 
-    A lock keeps two processes from writing the same checkpoint; the second one finds it done.
-
     Raises:
         QuantexpError: The data is too short, a loss is not finite, a file is damaged.
     """
-    folder = cell.checkpoint
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        checkpoint = QuantizedCheckpoint(folder)
-        if checkpoint.complete:
-            return
-        model = StreamedModel(cell.model, cell.config.model)
-        windows = cell.windows.load(model.tokenizer()) if cell.needs_windows else None
-        method = registry.method(cell.config.method.name)(cell.config.method.options)
-        report = calibrate_blocks(model, method, cell.config, windows, checkpoint, progress)
-        common = {
-            "calibration": cell.calibration,
-            "inputs": cell.calibration_inputs,
-            "time": record.now(),
-            "provenance": record.provenance(),
-        }
-        manifest = {
-            **common,
-            "source": {
-                "model": model_name(cell),
-                "folder": str(cell.model.folder),
-                "content": cell.model.content_hash,
-            },
-            "config": to_plain(cell.config),
-            "effective_bits": report["effective_bits"],
-        }
-        checkpoint.consolidate(model.blocks, manifest, {**common, **report})
+    checkpoint = QuantizedCheckpoint(cell.checkpoint)
+    if checkpoint.complete:
+        return
+    model = StreamedModel(cell.model, cell.config.model)
+    windows = cell.windows.load(model.tokenizer()) if cell.needs_windows else None
+    method = registry.method(cell.config.method.name)(cell.config.method.options)
+    report = calibrate_blocks(model, method, cell.config, windows, checkpoint, progress)
+    common = {
+        "calibration": cell.calibration,
+        "inputs": cell.calibration_inputs,
+        "time": record.now(),
+        "provenance": record.provenance(),
+    }
+    manifest = {
+        **common,
+        "source": {
+            "model": model_name(cell),
+            "folder": str(cell.model.folder),
+            "content": cell.model.content_hash,
+        },
+        "config": to_plain(cell.config),
+        "effective_bits": report["effective_bits"],
+    }
+    checkpoint.consolidate(model.blocks, manifest, {**common, **report})
