@@ -40,6 +40,7 @@ from quantexp.models.load import StreamedModel
 from quantexp.quantization.block import QuantBlock
 from quantexp.quantization.linear import QuantLinear
 from quantexp.quantization.quantizer import Quantizer
+from quantexp.quantization.rounding import Hessian
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -428,6 +429,33 @@ def test_o35_gptq_reads_the_stream_of_the_quantized_prefix(
     rebuilt = stored_blocks(model, config, checkpoint)
     for index, found in enumerate([*seen, loops[-1].quantized]):
         assert torch.equal(found, hidden(model, rebuilt[:index], TOKENS))
+
+
+def test_gptqs_hessians_are_those_of_quantized_inputs(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(folders["llama"], "rtn", (4, 2, 16, 16), rounding="gptq")
+    levels: list[int] = []
+
+    def note(_: Hessian, x: Tensor) -> None:
+        levels.extend(len(token.unique()) for token in x.flatten(0, 1))
+
+    spy(Hessian, "add", monkeypatch, note)
+    calibrated(streamed(config), config, TOKENS, tmp_path)
+    assert len(levels) == 2 * 7 * TOKENS.numel()
+    assert max(levels) <= 4
+
+
+def test_each_block_draws_from_its_own_seed(folders: dict[str, Path], tmp_path: Path) -> None:
+    # so that a resumed run draws what an unbroken one would have drawn
+    found = []
+    for seed in (0, 1):
+        config = make_config(folders["llama"], "rtn", (4, 16, 16, 16), seed=seed)
+        model, reader = streamed(config), Reader()
+        checkpoint = QuantizedCheckpoint(tmp_path / str(seed))
+        blocks.calibrate_blocks(model, reader, config, TOKENS, checkpoint, silent)
+        found += [seen.generator.initial_seed() for seen in reader.seen]
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize("sequential", [True, False])

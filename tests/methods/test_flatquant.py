@@ -25,7 +25,9 @@ from quantexp.calibration.blocks import CalibrationBlock, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.errors import CalibrationError, ConfigError
 from quantexp.quantization.clipping import LearnedClamp, LearnedRange
-from quantexp.quantization.transforms import Diagonal
+from quantexp.quantization.factors import make_factor
+from quantexp.quantization.linear import QuantLinear
+from quantexp.quantization.transforms import Diagonal, Heads
 
 TOKENS = windows()
 SITES = ("attention_input", "attention_output", "mlp_input", "mlp_output")
@@ -150,6 +152,22 @@ def test_a_loss_that_is_not_finite_is_refused_with_block_and_epoch(
     config = make_config(path, "flatquant", (4, 4, 4, 4), options=options)
     with pytest.raises(CalibrationError, match=r"block 0: .*not finite in epoch"):
         calibrated(streamed(config), config, TOKENS, tmp_path)
+
+
+@torch.no_grad()
+def test_values_are_clamped_before_they_are_turned(path: Path) -> None:
+    # section 5: input transform, clamp, and only then P_v on the rows of the value projection
+    config = make_config(path, "flatquant", (4, 4, 4, 4))
+    model = streamed(config)
+    linear = QuantLinear(model.block(0, torch.float32).self_attn.v_proj, config.bits).cpu()
+    draw = torch.Generator().manual_seed(0)
+    linear.heads = Heads(None, make_factor(16, "svd", "random", draw))
+    linear.clamp = LearnedClamp(32)
+    linear.clamp.logits.fill_(0)
+    clamped = linear.clamp(linear.weight).unflatten(0, (2, 16))
+    P = linear.heads.right.matrix
+    expected = torch.einsum("dk,hdc->hkc", P, clamped).flatten(0, 1)
+    assert relative(linear.derived()[0], expected) < 1e-6
 
 
 def test_losses_are_reported_while_fitting(path: Path, tmp_path: Path) -> None:

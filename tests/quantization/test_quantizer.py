@@ -248,6 +248,15 @@ def test_o12_rounding_is_straight_through_and_clips_learn() -> None:
     assert (logits.grad != 0).any()
 
 
+def test_learned_range_factors_act_on_the_parts_above_and_below_zero() -> None:
+    x = gaussian(8, 64).abs() + 1  # nothing is below zero: the lower factor has no say
+    quantizer = Quantizer(spec(4))
+    quantizer.clip = LearnedRange()
+    quantizer.clip.logits.data.copy_(torch.tensor([0.25, 0.999]).logit())
+    scale, _ = quantizer.parameters_of(x)
+    torch.testing.assert_close(scale, x.amax(1, keepdim=True) * 0.25 / 7)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(
     "where", [{}, {"group_size": 16}, {"granularity": "per_tensor"}, {"clip_ratio": 0.7}]
