@@ -355,6 +355,11 @@ def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
         raise ConfigError(
             f"{where}.clip_search=grid: only weights are searched; use {where}.clip_ratio"
         )
+    if spec.clip_search == "grid" and spec.clip_ratio != 1:
+        raise ConfigError(
+            f"{where}.clip_ratio={spec.clip_ratio} with clip_search=grid: the grid finds the "
+            f"ratio itself; leave one of them out"
+        )
     if tensor != "weight" and not spec.dynamic and spec.granularity != "per_tensor":
         raise ConfigError(
             f"{where}.dynamic=false has one stored range: set {where}.granularity=per_tensor"

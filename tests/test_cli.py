@@ -106,6 +106,8 @@ WRONG = [
     ("keep=all", "'all'", "records"),
     ("cluster.threads=0", "cluster.threads=0", "1 or more"),
     ("repor", "repor", "KEY=VALUE"),
+    ("method=flatquant bits.weight.granularity=per_tensor", "per_tensor", "use per_channel"),
+    ("bits.weight.clip_search=grid bits.weight.clip_ratio=0.9", "clip_ratio=0.9", "leave one"),
 ]
 
 

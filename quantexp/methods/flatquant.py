@@ -74,6 +74,12 @@ class FlatQuant(Method):
                 "method=flatquant with transform, per_channel_scaling and clipping all off learns "
                 "nothing: switch one on, or use method=rtn"
             )
+        if o.per_channel_scaling and config.bits.weight.granularity == "per_tensor":
+            raise ConfigError(
+                "bits.weight.granularity=per_tensor with method.per_channel_scaling: the scale at "
+                "down_proj is absorbed into the rows of up_proj, which commutes with a scale per "
+                "row only; use per_channel, or method.per_channel_scaling=false"
+            )
         if o.clipping and config.bits.weight.clip_search == "grid":
             raise ConfigError(
                 "bits.weight.clip_search=grid on top of method.clipping: weights would be clipped "

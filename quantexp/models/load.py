@@ -38,6 +38,9 @@ class StreamedModel:
         attention.register()
         self.source = source
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            # a resumed calibration must end bit-identical; cuBLAS needs CUBLAS_WORKSPACE_CONFIG
+            torch.use_deterministic_algorithms(True, warn_only=True)
         self._trust = config.trust_remote_code
         self._config = AutoConfig.from_pretrained(
             source.folder, trust_remote_code=self._trust, local_files_only=True

@@ -59,6 +59,7 @@ class QuantBlock:
         self.transforms[site_name] = transform
         for path in site.linears:
             self.linears[path].site = transform
+            self.linears[path].fitting = True  # else the weight would not undo the transform
             if site.norm is None:
                 self.linears[path].online = transform
         if site.norm is not None:
@@ -66,6 +67,7 @@ class QuantBlock:
             _set(self.module, site.norm, TransformedNorm(norm, transform))
         if isinstance(transform, Heads):
             self.linears[self.architecture.value].heads = transform
+            self.linears[self.architecture.value].fitting = True
 
     def install_keys(self, transform: Kronecker) -> None:
         """Puts a transform on keys, its inverse transpose on queries, after RoPE."""
