@@ -33,16 +33,12 @@ class Composer:
 
     Args:
         compose: Hydra's own composition of a list of overrides.
-
-    Attributes:
-        compositions: How often Hydra composed.
     """
 
     def __init__(self, compose: Callable[[list[str]], DictConfig]) -> None:
         self._compose = compose
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._reused: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
-        self.compositions = 0
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The configuration of one cell, resolved.
@@ -76,7 +72,6 @@ class Composer:
                 with open_dict(config):
                     config.pop("hydra")
             self._bases[groups] = config
-            self.compositions += 1
         return self._bases[groups]
 
     def _for_values(self, groups: tuple[str, ...], values: Sequence[Override]) -> DictConfig:
@@ -103,7 +98,7 @@ def parse(text: str) -> Override:
     Raises:
         OverrideParseException: It is none.
     """
-    return OverridesParser.create().parse_override(text)
+    return OverridesParser.create().parse_overrides([text])[0]
 
 
 def _divide(overrides: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

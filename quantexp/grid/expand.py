@@ -138,8 +138,11 @@ def _meets(cell: Mapping[str, str], condition: Axes) -> bool:
 
 
 def _values(override: Override, text: str) -> Iterator[str]:
-    if not override.is_sweep_override():
+    if override.is_delete():
         yield text
+        return
+    if not override.is_sweep_override():  # written as a list's elements are, to be compared
+        yield f"{override.get_key_element()}={override.get_value_element_as_str()}"
         return
     if not override.is_discrete_sweep():
         raise ConfigError(f"'{text}' has no end: give a list, KEY=A,B or KEY=range(0,3)")
