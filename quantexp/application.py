@@ -16,6 +16,7 @@ from quantexp.resources import PACKAGE, own, users
 
 # Hydra's own flags that are of use here, with the number of values each takes.
 _FLAGS = {"--multirun": 0, "--resolve": 0, "--hydra-help": 0, "--shell-completion": 0}
+_OWN = ("--dry-run", "--json")  # flags of ours, which Hydra does not know
 _VALUED = ("--cfg", "--package", "--info", "--config-dir")
 _SHORT = {"-m": "--multirun", "-c": "--cfg", "-p": "--package", "-i": "--info"}
 _SHORT |= {"-sc": "--shell-completion", "-cd": "--config-dir"}
@@ -38,6 +39,9 @@ def run(arguments: list[str]) -> int:
     plugins = str(PACKAGE / "_plugins")
     if plugins not in sys.path:
         sys.path.append(plugins)
+    sweeps = [item for item in overrides if item.startswith("sweep=")]
+    if sweeps or {*_OWN} & set(flags):
+        return _grid(flags, sweeps, [item for item in overrides if item not in sweeps])
     refused: list[QuantexpError] = []
 
     def one_cell(config: DictConfig) -> None:
@@ -61,6 +65,32 @@ def run(arguments: list[str]) -> int:
         except CellError:
             return 1
     return 0
+
+
+def _grid(flags: list[str], sweeps: list[str], overrides: list[str]) -> int:
+    """What Hydra's app has no part in: a named sweep, and the plan of any command."""
+    from quantexp.cluster import session
+    from quantexp.grid import command, dry_run
+
+    dry = "--dry-run" in flags
+    for flag in flags:
+        if flag not in ("--multirun", *_OWN) or (flag == "--json" and not dry):
+            raise ConfigError(f"{flag} does not go with {' '.join(sweeps) or 'this'}: leave it out")
+    if len(sweeps) > 1 or any("," in item for item in sweeps):
+        raise ConfigError(f"{' '.join(sweeps)}: one sweep at a time")
+    search_path = _search_path(overrides)
+    if sweeps:
+        grid = command.named(sweeps[0].partition("=")[2], overrides, search_path)
+    else:
+        if "--multirun" not in flags:
+            command.refuse_lists(overrides)
+        grid = command.anonymous(overrides, search_path)
+    if dry:
+        return dry_run.show(grid, bool(sweeps) or "--multirun" in flags, "--json" in flags)
+    configs = session.checked(grid.data, grid.overrides)
+    if grid.note:
+        print(f"note     {grid.note}")
+    return 1 if session.run_sweep(configs, grid.given, grid.name).failed else 0
 
 
 def _hydra(arguments: list[str], task: Any) -> None:
@@ -96,7 +126,10 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         name, equals, _ = item.partition("=")
         name = _SHORT.get(name, name)
         if name not in _FLAGS and name not in _VALUED:
-            known = (*_FLAGS, *_VALUED, "--help", "--version")
+            if name in _OWN and not equals:
+                flags.append(name)
+                continue
+            known = (*_FLAGS, *_VALUED, *_OWN, "--help", "--version")
             raise ConfigError(unknown("option", item, known))
         flags.append(name + item[len(item.partition("=")[0]) :])
         if name in _VALUED and not equals:

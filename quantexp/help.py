@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 
+from quantexp.grid.files import descriptions
 from quantexp.resources import GROUPS, choices
 
 _MEANING = {
@@ -23,12 +24,17 @@ quantexp: experiments in post-training quantization of large language models
       one experiment (a cell), here and now
   python -m quantexp method=rtn,flatquant bits=w4a4 -m
       a grid: every combination of the comma lists, and the unquantized baseline to compare with
+  python -m quantexp sweep=flatquant_table1 model=demo
+      a named sweep; overrides apply to all of its cells
 
 The same command again runs only what is missing or failed. Without overrides the embedded demo
 model is rounded to w4a4: no network, no download.
 
 Choices (GROUP=CHOICE, or GROUP=A,B with -m):
 {groups}
+
+Sweeps (sweep=NAME):
+{sweeps}
 
 Any single value: KEY=VALUE with dots, e.g. bits.weight.group_size=32 method.epochs=5
   model=local model.path=FOLDER          your checkpoint     model=hf model.path=ORG/NAME
@@ -41,10 +47,11 @@ Commands (each has --help):
 
 Options:
   -m, --multirun  run a grid          --cfg job  print the composed configuration
+  --dry-run       print the plan and start nothing (with --json: for programs)
   -h, --help      this text           --version  print the version
 
 Results are JSON files under ./outputs (or $QUANTEXP_OUTPUTS, or paths.outputs=FOLDER).
-A folder ./conf with the same groups adds your own choices.
+A folder ./conf with the same groups adds your own choices, ./sweeps your own sweeps.
 Exit code: 0 all done, 1 a cell failed, 2 refused before any work, 130 interrupted."""
 
 
@@ -61,4 +68,11 @@ def text(commands: Mapping[str, str]) -> str:
             " ".join(choices(group)), 98, initial_indent=" " * 14, subsequent_indent=" " * 14
         )
     lines = (f"  {name:<10}{line}" for name, line in commands.items())
-    return _TEXT.format(groups="\n".join(groups), commands="\n".join(lines))
+    sweeps = []
+    for name, line in descriptions().items():
+        sweeps += textwrap.wrap(
+            line, 98, initial_indent=f"  {name:<28}", subsequent_indent=" " * 30
+        )
+    return _TEXT.format(
+        groups="\n".join(groups), sweeps="\n".join(sweeps), commands="\n".join(lines)
+    )

@@ -34,7 +34,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
             return unknown(group, name, choices(group)).replace("allowed:", "allowed here:")
     message = _chain(error)
     if found := _KEY.search(message):
-        return _unknown_key(found["key"], overrides)
+        return unknown_key(found["key"], _composed(overrides))
     if "Ambiguous value for argument" in message or "requires --multirun" in message:
         item = (re.search(r"'([^']+)'", message) or ["", ""])[1]
         return f"{item} is a grid: add -m to run it, or write a list as KEY=[a,b]"
@@ -71,8 +71,8 @@ def _syntax(error: OverrideParseException) -> str:
     )
 
 
-def _unknown_key(key: str, overrides: list[str]) -> str:
-    composed = _composed(overrides)
+def unknown_key(key: str, composed: Mapping[str, Any]) -> str:
+    """One sentence for a key that a composed configuration does not have."""
     group, _, option = key.partition(".")
     owners = [
         name

@@ -14,7 +14,7 @@ import hashlib
 import json
 import random
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,9 @@ class Corpus:
     def content_hash(self) -> str:
         """sha256 (hex) of the text."""
         if self.path is None:
-            return hashlib.sha256(self.text.encode()).hexdigest()
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return _text_hash(self.split)
+        stat = self.path.stat()
+        return _file_hash(self.path, stat.st_size, stat.st_mtime_ns)
 
     @cached_property
     def text(self) -> str:
@@ -100,6 +101,17 @@ class Corpus:
                     f'{path}, line {number}: expected {{"text": "…"}}, got {line[:60]!r}'
                 ) from error
         return documents
+
+
+# Once per process, not once per cell of a sweep.
+@cache
+def _text_hash(split: str) -> str:
+    return hashlib.sha256(pydocs.text(split).encode()).hexdigest()
+
+
+@cache
+def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

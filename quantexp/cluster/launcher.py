@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 from quantexp.cluster import session
 from quantexp.errors import CellError
 from quantexp.experiment.cell import Cell
+from quantexp.grid.compose import Composer
 
 
 class FailedReturn(JobReturn):
@@ -35,22 +36,18 @@ def launch(loader: Any, master: Any, grid: Sequence[Sequence[str]]) -> list[JobR
     Returns:
         One result per list, in order; the automatic baselines are not among them.
     """
-    composed = []
-    for overrides in grid:
-        config = loader.load_sweep_config(master, list(overrides))
-        with open_dict(config):
-            hydra = config.pop("hydra")
-        data: Any = OmegaConf.to_container(config, resolve=True)
-        composed.append((config, hydra, data))
-    configs = session.checked([data for _, _, data in composed], grid)
+    composer = Composer(lambda overrides: loader.load_sweep_config(master, overrides))
+    composed = [composer(overrides) for overrides in grid]
+    configs = session.checked(composed, grid)
     made = session.run_sweep(configs, list(master.hydra.overrides.task))
     failed = {cell.id for cell in made.failed}
     results = []
-    for (config, hydra, _), overrides, own in zip(composed, grid, configs, strict=True):
+    for data, overrides, own in zip(composed, grid, configs, strict=True):
         cell = Cell(own).id
         bad = cell in failed
         result = FailedReturn() if bad else JobReturn()
-        result.overrides, result.cfg, result.hydra_cfg = overrides, config, hydra
+        result.overrides, result.cfg = overrides, OmegaConf.create(data)
+        result.hydra_cfg = master.hydra  # of the command: no sweeper asks for a cell's own
         result.status = JobStatus.FAILED if bad else JobStatus.COMPLETED
         result.return_value = CellError(f"cell {cell} failed") if bad else cell
         results.append(result)

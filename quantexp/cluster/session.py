@@ -1,6 +1,7 @@
 """One command from composed configurations to the final table, the same for one cell and many."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,21 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
         raise CellError(f"cell {made.failed[0].id} failed")
 
 
-def run_sweep(configs: Sequence[ExperimentConfig], overrides: Sequence[str]) -> Plan:
+def run_sweep(
+    configs: Sequence[ExperimentConfig], overrides: Sequence[str], name: str | None = None
+) -> Plan:
     """Runs a grid with the baseline of each model.
 
     Args:
         configs: The grid's configurations, checked.
-        overrides: What the command line said, grids included; they name the sweep.
+        overrides: What the command line said, grids included.
+        name: Of the sweep; without one it is made from the overrides.
 
     Returns:
         The plan; its ``failed`` holds the cells that are not done.
     """
     made = planning.make(configs, baselines=True)
-    first = configs[0]
-    name = planning.sweep_name(first.name, overrides)
+    name = name or planning.sweep_name(configs[0].name, overrides)
     folder = made.cells[0].outputs / "sweeps" / name
     console = Console()
     _announce(made, name, console)
@@ -58,39 +61,54 @@ def run_sweep(configs: Sequence[ExperimentConfig], overrides: Sequence[str]) -> 
     return made
 
 
-def checked(
-    grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]
-) -> list[ExperimentConfig]:
-    """Reads and checks every configuration before any work.
+@dataclass(frozen=True)
+class Checked:
+    """Configurations that can run, and why the others cannot: reason → the cells it concerns."""
+
+    configs: list[ExperimentConfig]
+    refused: dict[str, list[str]]
+
+
+def check(grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]) -> Checked:
+    """Reads and checks every configuration.
 
     Args:
         grid: Composed configurations, plain.
         overrides: The overrides of each, which is how messages call it.
-
-    Raises:
-        ConfigError: All reasons, each with the cells it concerns.
     """
     common = set.intersection(*(set(own) for own in overrides))
     configs: list[ExperimentConfig] = []
-    reasons: dict[str, list[str]] = {}
+    refused: dict[str, list[str]] = {}
     for data, own in zip(grid, overrides, strict=True):
-        found = []
         try:
             config = from_plain(data)
-            configs.append(config)
             found = preflight.problems(Cell(config))
         except QuantexpError as error:
             found = [str(error)]
         for reason in found:
             name = " ".join(o for o in own if o not in common) or " ".join(own)
-            reasons.setdefault(reason, []).append(name)
-    if not reasons:
-        return configs
+            refused.setdefault(reason, []).append(name)
+        if not found:
+            configs.append(config)
+    return Checked(configs, refused)
+
+
+def checked(
+    grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]
+) -> list[ExperimentConfig]:
+    """:func:`check` before any work: all cells can run, or nothing is started.
+
+    Raises:
+        ConfigError: All reasons, each with the cells it concerns.
+    """
+    outcome = check(grid, overrides)
+    if not outcome.refused:
+        return outcome.configs
     if len(grid) == 1:
-        raise ConfigError("\n       ".join(reasons))
-    bad = {name for names in reasons.values() for name in names}
-    lines = [f"{len(bad)} of {len(grid)} cells cannot run; nothing was started"]
-    for reason, names in reasons.items():
+        raise ConfigError("\n       ".join(outcome.refused))
+    bad = len(grid) - len(outcome.configs)
+    lines = [f"{bad} of {len(grid)} cells cannot run; nothing was started"]
+    for reason, names in outcome.refused.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         lines += [f"  {reason}", *(f"    in {name}" for name in names[:3])]
         lines[-1] += more

@@ -50,30 +50,38 @@ def make(configs: Iterable[ExperimentConfig], baselines: bool) -> Plan:
     cells = _distinct(Cell(config) for config in configs)
     if baselines:
         # After the grid, so that a baseline of the grid wins over an equal one added here.
-        cells = _distinct([*cells, *(Cell(baseline(cell.config)) for cell in cells)])
+        added = dict.fromkeys(baseline(cell.config) for cell in cells)  # most are equal
+        cells = _distinct([*cells, *map(Cell, added)])
     cells.sort(key=lambda cell: cell.quantized)  # stable: baselines first, then the grid's order
-    done = tuple(cell for cell in cells if is_done(cell))
+    done: list[Cell] = []
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell not in done:
-            groups.setdefault(cell.calibration, []).append(cell)
-    return Plan(tuple(cells), done, tuple(Job(tuple(group)) for group in groups.values()))
+        (done if is_done(cell) else groups.setdefault(cell.calibration, [])).append(cell)
+    return Plan(tuple(cells), tuple(done), tuple(Job(tuple(group)) for group in groups.values()))
 
 
-def sweep_name(name: str | None, overrides: Sequence[str]) -> str:
+def sweep_name(name: str | None, overrides: Sequence[str], base: str = "") -> str:
     """The sweep's name: as given, or made from the overrides, so that a repeated command resumes.
 
     Keys that cannot change a number (where it runs, what stays on disk) do not enter.
+
+    Args:
+        name: ``name=`` of the configuration.
+        overrides: The command line's.
+        base: The name of the sweep's file, which stands alone where no override changes a number.
     """
     if name is not None:
         return name
     heads = tuple(f"{key}{end}" for key in RUN_ONLY for end in ("=", "."))
     chosen = sorted(o for o in overrides if not o.lstrip("+~").startswith(heads))
+    if base and not chosen:
+        return base
     groups = (o.partition("=") for o in overrides)
     values = "-".join(value for key, _, value in groups if key in GROUPS and f"{key}=" not in heads)
     words = re.sub(r"[^A-Za-z0-9]+", "-", values).strip("-")[:48].strip("-")
     digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:6]
-    return f"{words or 'sweep'}-{digest}"
+    parts = [part for part in (base, words) if part] or ["sweep"]
+    return "-".join([*parts, digest])
 
 
 def write(plan: Plan, folder: Path, overrides: Sequence[str]) -> None:

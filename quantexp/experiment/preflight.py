@@ -49,9 +49,10 @@ def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
 
 
 def _writable(outputs: Path) -> None:
+    # Of a folder that is not there yet, the part that is: checking leaves nothing behind.
+    there = next(path for path in (outputs, *outputs.absolute().parents) if path.exists())
     try:
-        outputs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=outputs):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise ConfigError(

@@ -1,0 +1,104 @@
+"""``--dry-run``: the plan of a command. It starts nothing, writes nothing and fetches nothing."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from quantexp.cluster import session
+from quantexp.experiment import plan as planning
+from quantexp.grid.command import Grid
+
+# A model or text that is not on this machine is reported, not downloaded.
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def show(grid: Grid, sweep: bool, as_json: bool) -> int:
+    """Prints what the command would do.
+
+    Args:
+        grid: Its cells.
+        sweep: Whether it is a sweep: the baselines of its models belong to it.
+        as_json: As one JSON object instead of lines.
+
+    Returns:
+        0, or 2 where a cell cannot run: the command itself would be refused.
+    """
+    with _offline():
+        checked = session.check(grid.data, grid.overrides)
+        made = planning.make(checked.configs, baselines=sweep) if checked.configs else None
+        plan = describe(grid, checked, made, sweep)
+    if as_json:
+        print(json.dumps(plan, indent=1))
+    else:
+        _print(plan)
+    return 2 if checked.refused else 0
+
+
+def describe(
+    grid: Grid, checked: session.Checked, made: planning.Plan | None, sweep: bool
+) -> dict[str, Any]:
+    """The plan as plain data: ``sweep outputs cells jobs invalid``."""
+    jobs = made.jobs if made else ()
+    number = {id(cell): i for i, job in enumerate(jobs, 1) for cell in job.cells}
+    return {
+        "sweep": grid.name if sweep else None,
+        "note": grid.note,
+        "outputs": str(made.cells[0].outputs.resolve()) if made else None,
+        "cells": [
+            {
+                "cell": cell.id,
+                "state": "to run" if id(cell) in number else "done",
+                "job": number.get(id(cell)),
+                "missing": [e.file_name for e in cell.missing],
+            }
+            for cell in (made.cells if made else ())
+        ],
+        "jobs": len(jobs),
+        "invalid": [{"reason": r, "cells": list(c)} for r, c in checked.refused.items()],
+    }
+
+
+def _print(plan: dict[str, Any]) -> None:
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    cells: Sequence[dict[str, Any]] = plan["cells"]
+    if plan["outputs"]:
+        say(f"outputs  {plan['outputs']}")
+    if plan["sweep"]:
+        say(f"sweep    {plan['sweep']}")
+    if plan["note"]:
+        say(f"note     {plan['note']}")
+    done = sum(cell["state"] == "done" for cell in cells)
+    say(f"cells    {len(cells)} ({done} done, {len(cells) - done} to run in {plan['jobs']} jobs)")
+    for cell in cells:
+        job = f"job {cell['job']}" if cell["job"] else ""
+        say(f"  {cell['state']:<7} {job:<8} {cell['cell']}")
+    if not plan["invalid"]:
+        return
+    bad = {name for item in plan["invalid"] for name in item["cells"]}
+    say(f"refused  {len(bad)} more cells cannot run as things are; a dry run downloads nothing")
+    for item in plan["invalid"]:
+        say(f"  {item['reason']}")
+        for name in item["cells"]:
+            say(f"    in {name}")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _OFFLINE}
+    os.environ.update(dict.fromkeys(_OFFLINE, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
