@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantexp import registry
+from quantexp.calibration import corpora
 from quantexp.errors import ConfigError, unknown
 from quantexp.typed import build, plain
 
@@ -131,7 +132,11 @@ class GPTQConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Calibration windows: ``num_samples`` windows of ``seq_len`` tokens, drawn by ``seed``."""
+    """Calibration windows: ``num_samples`` windows of ``seq_len`` tokens, drawn by ``seed``.
+
+    ``join`` and ``field`` say how a user's file of documents is read: what stands between two
+    documents (a blank line), and which key or column holds the text (``text``).
+    """
 
     name: str
     corpus: str | None = None
@@ -139,17 +144,21 @@ class DataConfig:
     num_samples: int | None = None
     seq_len: int | None = None
     seed: int = 0
+    join: str | None = None
+    field: str | None = None
 
 
 @dataclass(frozen=True)
 class PerplexitySet:
-    """One held-out set: an embedded corpus or a file, cut into windows of ``seq_len`` tokens."""
+    """One held-out set: a corpus by name or a file, cut into windows of ``seq_len`` tokens."""
 
     name: str
     corpus: str | None = None
     path: str | None = None
     seq_len: int | None = None
     max_windows: int | None = None
+    join: str | None = None
+    field: str | None = None
 
 
 @dataclass(frozen=True)
@@ -325,10 +334,10 @@ def _check(config: ExperimentConfig) -> None:
         _file_name(f"{where}.name", item.name)
         _positive(f"{where}.seq_len", item.seq_len, least=2)
         _positive(f"{where}.max_windows", item.max_windows)
-        _source(where, item.corpus, item.path)
+        _source(where, item)
         if names.count(item.name) > 1:
             raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
-    _source("data", config.data.corpus, config.data.path)
+    _source("data", config.data)
 
 
 def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
@@ -366,18 +375,23 @@ def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
         )
 
 
-def _source(where: str, corpus: str | None, path: str | None) -> None:
+def _source(where: str, item: DataConfig | PerplexitySet) -> None:
+    corpus, path = item.corpus, item.path
     if (corpus is None) == (path is None):
         raise ConfigError(
-            f"{where} needs either a corpus ({', '.join(CORPORA)}) or a path "
-            f"(FILE.txt, FILE.jsonl or token windows in FILE.json), got corpus={corpus} "
-            f"path={path}"
+            f"{where} needs either a corpus ({', '.join(corpora.NAMES)}) or a path "
+            f"(FILE.txt, FILE.jsonl, FILE.parquet or token windows in FILE.json), got "
+            f"corpus={corpus} path={path}"
         )
-    if corpus is not None and corpus not in CORPORA:
-        raise ConfigError(unknown(f"{where}.corpus", corpus, CORPORA))
-
-
-CORPORA = ("pydocs",)
+    if corpus is not None and corpus not in corpora.NAMES:
+        raise ConfigError(unknown(f"{where}.corpus", corpus, corpora.NAMES))
+    if item.join is not None:
+        _one_of(f"{where}.join", item.join, corpora.JOINS)
+    if corpus is not None and (item.join or item.field):
+        raise ConfigError(
+            f"{where}: join={item.join} field={item.field} are for a user's file; corpus={corpus} "
+            "has its own: leave them out"
+        )
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
 from quantexp.experiment import preflight
 from quantexp.experiment.cell import Cell
+from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
 
 
@@ -29,6 +30,7 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
     made = planning.make(configs, baselines=False)
     console = Console()
     _announce(made, None, console)
+    _fetch(made)
     planning.queue(made)
     _run(made, None, console)
     _summarize(made, None, console)
@@ -52,6 +54,7 @@ def run_sweep(configs: Sequence[ExperimentConfig], overrides: Sequence[str]) -> 
     folder = made.cells[0].outputs / "sweeps" / name
     console = Console()
     _announce(made, name, console)
+    _fetch(made)
     planning.write(made, folder, overrides)
     _run(made, folder, console)
     _summarize(made, name, console)
@@ -103,6 +106,10 @@ def _announce(made: Plan, name: str | None, console: Console) -> None:
     if name is not None:
         _say(console, f"sweep    {name}")
     _say(console, f"cells    {total} ({done} done, {total - done} to run)")
+
+
+def _fetch(made: Plan) -> None:
+    fetch(cell for work in made.jobs for cell in work.cells)
 
 
 def _run(made: Plan, folder: Path | None, console: Console) -> None:
