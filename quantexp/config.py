@@ -179,7 +179,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """How numbers are made comparable; ``uniform``: equal tokens, scheme and granularity."""
+    """How numbers are made.
+
+    ``uniform``: equal tokens, scheme and granularity for all methods. ``official``: each method's
+    own settings, from its paper (:mod:`quantexp.protocols.table`).
+    """
 
     name: str
 
@@ -259,6 +263,10 @@ def from_plain(data: Mapping[str, Any]) -> ExperimentConfig:
     _check(config)
     if name == "none":  # so that method=none,rtn bits=w4a4 holds the baseline, not an error
         config = baseline(config)
+    if config.protocol.name == "official":
+        from quantexp.protocols import official  # it reads the schema above
+
+        config = official.apply(config)
     registry.method(name).check(config)
     return config
 
@@ -298,7 +306,7 @@ def _check(config: ExperimentConfig) -> None:
     _one_of("tracker.mode", config.tracker.mode, ("auto", "offline", "online", "disabled"))
     _one_of("model.source", config.model.source, ("demo", "local", "hf"))
     _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
-    _one_of("protocol", config.protocol.name, ("uniform",))
+    _one_of("protocol", config.protocol.name, ("uniform", "official"))
     _one_of("cluster", config.cluster.name, ("local", "debug"))
     for tensor in TENSORS:
         _check_tensor(tensor, getattr(config.bits, tensor))

@@ -13,6 +13,7 @@ from quantexp.experiment import preflight
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
+from quantexp.protocols import official
 
 
 def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -81,7 +82,7 @@ def checked(
         try:
             config = from_plain(data)
             configs.append(config)
-            found = preflight.problems(Cell(config))
+            found = [*official.conflicts(config, own), *preflight.problems(Cell(config))]
         except QuantexpError as error:
             found = [str(error)]
         for reason in found:
