@@ -342,10 +342,11 @@ def _check(config: ExperimentConfig) -> None:
         _file_name(f"{where}.name", item.name)
         _positive(f"{where}.seq_len", item.seq_len, least=2)
         _positive(f"{where}.max_windows", item.max_windows)
-        _source(where, item)
+        corpora.check(where, item.corpus, item.path, item.join, item.field)
         if names.count(item.name) > 1:
             raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
-    _source("data", config.data)
+    data = config.data
+    corpora.check("data", data.corpus, data.path, data.join, data.field)
 
 
 def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
@@ -380,25 +381,6 @@ def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
     if tensor != "weight" and not spec.dynamic and spec.granularity != "per_tensor":
         raise ConfigError(
             f"{where}.dynamic=false has one stored range: set {where}.granularity=per_tensor"
-        )
-
-
-def _source(where: str, item: DataConfig | PerplexitySet) -> None:
-    corpus, path = item.corpus, item.path
-    if (corpus is None) == (path is None):
-        raise ConfigError(
-            f"{where} needs either a corpus ({', '.join(corpora.NAMES)}) or a path "
-            f"(FILE.txt, FILE.jsonl, FILE.parquet or token windows in FILE.json), got "
-            f"corpus={corpus} path={path}"
-        )
-    if corpus is not None and corpus not in corpora.NAMES:
-        raise ConfigError(unknown(f"{where}.corpus", corpus, corpora.NAMES))
-    if item.join is not None:
-        _one_of(f"{where}.join", item.join, corpora.JOINS)
-    if corpus is not None and (item.join or item.field):
-        raise ConfigError(
-            f"{where}: join={item.join} field={item.field} are for a user's file; corpus={corpus} "
-            "has its own: leave them out"
         )
 
 

@@ -15,6 +15,8 @@ Penn Treebank has no parquet files under a commit that could be confirmed, so it
 
 from dataclasses import dataclass
 
+from quantexp.errors import ConfigError, unknown
+
 SAMPLING_VERSION = 1  # raised whenever the same file may give other windows
 
 BLANK_LINE, SPACE, BOS = "blank_line", "space", "bos"
@@ -123,3 +125,34 @@ HUB = {
 }
 
 NAMES = ("pydocs", *HUB)
+
+
+def check(
+    where: str, corpus: str | None, path: str | None, join: str | None, field: str | None
+) -> None:
+    """Refuses what names no text, or two.
+
+    Args:
+        where: The configuration's key, for messages.
+        corpus: Name of a corpus.
+        path: A user's file.
+        join: Of a user's file.
+        field: Of a user's file.
+
+    Raises:
+        ConfigError: With the value, what is allowed and the fix.
+    """
+    if (corpus is None) == (path is None):
+        raise ConfigError(
+            f"{where} needs either a corpus ({', '.join(NAMES)}) or a path (FILE.txt, FILE.jsonl, "
+            f"FILE.parquet or token windows in FILE.json), got corpus={corpus} path={path}"
+        )
+    if corpus is not None and corpus not in NAMES:
+        raise ConfigError(unknown(f"{where}.corpus", corpus, NAMES))
+    if join is not None and join not in JOINS:
+        raise ConfigError(unknown(f"{where}.join", join, JOINS))
+    if corpus is not None and (join or field):
+        raise ConfigError(
+            f"{where}: join={join} field={field} are for a user's file; corpus={corpus} has its "
+            "own: leave them out"
+        )

@@ -24,14 +24,20 @@ def read(path: Path, field: str = "text") -> Iterator[str]:
         with path.open(encoding="utf-8", newline="\n") as lines:
             yield from _json_lines(path, lines, field)
     else:
-        import pyarrow
+        yield from _compressed(path, field)
 
-        # pyarrow knows gzip and zstd, and is there with `datasets`
+
+def _compressed(path: Path, field: str) -> Iterator[str]:
+    import pyarrow  # knows gzip and zstd, and is there with `datasets`
+
+    try:
         with (
             pyarrow.input_stream(str(path), compression="detect") as stream,
             io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines,
         ):
             yield from _json_lines(path, lines, field)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}): remove it and fetch it again") from error
 
 
 def _json_lines(path: Path, lines: io.TextIOBase, field: str) -> Iterator[str]:

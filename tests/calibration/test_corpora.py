@@ -199,6 +199,14 @@ def test_only_what_is_missing_is_fetched_at_its_commit(
     assert asked == [("Salesforce/wikitext", wanted, HUB["wikitext2"].revision, "dataset")]
 
 
+@pytest.mark.parametrize("name", ["c4", "pile"])
+def test_a_damaged_file_is_named(name: str, home: Path) -> None:
+    path = write_corpus(home, name, "train", DOCUMENTS)
+    path.write_bytes(path.read_bytes()[:30] + b"damaged")
+    with pytest.raises(DataError, match=path.name):
+        train(name).load(tokenizer())
+
+
 def test_equal_tokens_have_equal_hashes(home: Path) -> None:
     write_corpus(home, "c4", "train", DOCUMENTS)
     first, again, other = (train("c4", seed=s).load(tokenizer()) for s in (0, 0, 1))
