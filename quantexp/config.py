@@ -179,11 +179,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """How numbers are made.
-
-    ``uniform``: equal tokens, scheme and granularity for all methods. ``official``: each method's
-    own settings, from its paper (:mod:`quantexp.protocols.table`).
-    """
+    """``uniform``: equal tokens, schemes and granularity; ``official``: each paper's settings."""
 
     name: str
 
