@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantexp import registry
+from quantexp.calibration import corpora
 from quantexp.errors import ConfigError, unknown
 from quantexp.typed import build, plain
 
@@ -131,7 +132,11 @@ class GPTQConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Calibration windows: ``num_samples`` windows of ``seq_len`` tokens, drawn by ``seed``."""
+    """Calibration windows: ``num_samples`` windows of ``seq_len`` tokens, drawn by ``seed``.
+
+    ``join`` and ``field`` say how a user's file of documents is read: what stands between two
+    documents (a blank line), and which key or column holds the text (``text``).
+    """
 
     name: str
     corpus: str | None = None
@@ -139,17 +144,21 @@ class DataConfig:
     num_samples: int | None = None
     seq_len: int | None = None
     seed: int = 0
+    join: str | None = None
+    field: str | None = None
 
 
 @dataclass(frozen=True)
 class PerplexitySet:
-    """One held-out set: an embedded corpus or a file, cut into windows of ``seq_len`` tokens."""
+    """One held-out set: a corpus by name or a file, cut into windows of ``seq_len`` tokens."""
 
     name: str
     corpus: str | None = None
     path: str | None = None
     seq_len: int | None = None
     max_windows: int | None = None
+    join: str | None = None
+    field: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """How numbers are made comparable; ``uniform``: equal tokens, scheme and granularity."""
+    """``uniform``: equal tokens, schemes and granularity; ``official``: each paper's settings."""
 
     name: str
 
@@ -250,6 +259,10 @@ def from_plain(data: Mapping[str, Any]) -> ExperimentConfig:
     _check(config)
     if name == "none":  # so that method=none,rtn bits=w4a4 holds the baseline, not an error
         config = baseline(config)
+    if config.protocol.name == "official":
+        from quantexp.protocols import official  # it reads the schema above
+
+        config = official.apply(config)
     registry.method(name).check(config)
     return config
 
@@ -289,7 +302,7 @@ def _check(config: ExperimentConfig) -> None:
     _one_of("tracker.mode", config.tracker.mode, ("auto", "offline", "online", "disabled"))
     _one_of("model.source", config.model.source, ("demo", "local", "hf"))
     _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
-    _one_of("protocol", config.protocol.name, ("uniform",))
+    _one_of("protocol", config.protocol.name, ("uniform", "official"))
     _one_of("cluster", config.cluster.name, ("local", "debug"))
     for tensor in TENSORS:
         _check_tensor(tensor, getattr(config.bits, tensor))
@@ -325,10 +338,11 @@ def _check(config: ExperimentConfig) -> None:
         _file_name(f"{where}.name", item.name)
         _positive(f"{where}.seq_len", item.seq_len, least=2)
         _positive(f"{where}.max_windows", item.max_windows)
-        _source(where, item.corpus, item.path)
+        corpora.check(where, item.corpus, item.path, item.join, item.field)
         if names.count(item.name) > 1:
             raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
-    _source("data", config.data.corpus, config.data.path)
+    data = config.data
+    corpora.check("data", data.corpus, data.path, data.join, data.field)
 
 
 def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
@@ -364,20 +378,6 @@ def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
         raise ConfigError(
             f"{where}.dynamic=false has one stored range: set {where}.granularity=per_tensor"
         )
-
-
-def _source(where: str, corpus: str | None, path: str | None) -> None:
-    if (corpus is None) == (path is None):
-        raise ConfigError(
-            f"{where} needs either a corpus ({', '.join(CORPORA)}) or a path "
-            f"(FILE.txt, FILE.jsonl or token windows in FILE.json), got corpus={corpus} "
-            f"path={path}"
-        )
-    if corpus is not None and corpus not in CORPORA:
-        raise ConfigError(unknown(f"{where}.corpus", corpus, CORPORA))
-
-
-CORPORA = ("pydocs",)
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ def composed(*overrides: str) -> dict[str, Any]:
         return data
 
 
-MISSING = {"local": "path=x.txt", "hf": "path=org/name"}
+MISSING = {"local": "path=x.txt", "hf": "path=org/name", "ptb": "path=x.parquet"}
 
 
 @pytest.mark.parametrize(

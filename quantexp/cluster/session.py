@@ -12,7 +12,9 @@ from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
 from quantexp.experiment import preflight
 from quantexp.experiment.cell import Cell
+from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
+from quantexp.protocols import official
 
 
 def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -30,6 +32,7 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
     made = planning.make(configs, baselines=False)
     console = Console()
     _announce(made, None, console)
+    _fetch(made)
     planning.queue(made)
     _run(made, None, console)
     _summarize(made, None, console)
@@ -55,6 +58,7 @@ def run_sweep(
     folder = made.cells[0].outputs / "sweeps" / name
     console = Console()
     _announce(made, name, console)
+    _fetch(made)
     planning.write(made, folder, overrides)
     _run(made, folder, console)
     _summarize(made, name, console)
@@ -82,7 +86,7 @@ def check(grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]) ->
     for data, own in zip(grid, overrides, strict=True):
         try:
             config = from_plain(data)
-            found = preflight.problems(Cell(config))
+            found = [*official.conflicts(config, own), *preflight.problems(Cell(config))]
         except QuantexpError as error:
             found = [str(error)]
         for reason in found:
@@ -121,6 +125,10 @@ def _announce(made: Plan, name: str | None, console: Console) -> None:
     if name is not None:
         _say(console, f"sweep    {name}")
     _say(console, f"cells    {total} ({done} done, {total - done} to run)")
+
+
+def _fetch(made: Plan) -> None:
+    fetch(cell for work in made.jobs for cell in work.cells)
 
 
 def _run(made: Plan, folder: Path | None, console: Console) -> None:

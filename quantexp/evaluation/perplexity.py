@@ -63,12 +63,17 @@ def perplexity(nll: list[float], predictions: int) -> float:
 
 def details(windows: Tensor, nll: list[float], tokenizer: Any) -> dict[str, Any]:
     """The protocol of one measurement, for its record."""
-    bos = getattr(tokenizer, "bos_token_id", None)
     return {
         "seq_len": windows.shape[1],
         "stride": windows.shape[1],
         "windows": windows.shape[0],
         "predictions": windows.shape[0] * (windows.shape[1] - 1),
-        "bos": "once, at the start" if windows[0, 0] == bos else "none",
+        "bos": _bos(windows, getattr(tokenizer, "bos_token_id", None)),
         "window_nll": nll,
     }
+
+
+def _bos(windows: Tensor, bos: int | None) -> str:
+    if bos is None or windows[0, 0] != bos:
+        return "none"
+    return "once, at the start" if int((windows == bos).sum()) == 1 else "before each document"

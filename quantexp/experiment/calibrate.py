@@ -3,6 +3,7 @@
 from quantexp import registry
 from quantexp.calibration.blocks import Progress, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
+from quantexp.calibration.sampling import token_hash
 from quantexp.config import to_plain
 from quantexp.experiment import record
 from quantexp.experiment.cell import Cell, model_name
@@ -22,7 +23,9 @@ def calibrate(cell: Cell, progress: Progress) -> None:
     windows = cell.windows.load(model.tokenizer()) if cell.needs_windows else None
     method = registry.method(cell.config.method.name)(cell.config.method.options)
     report = calibrate_blocks(model, method, cell.config, windows, checkpoint, progress)
+    drawn = {} if windows is None else {"token_hash": token_hash(windows)}
     common = {
+        **drawn,
         "calibration": cell.calibration,
         "inputs": cell.calibration_inputs,
         "time": record.now(),

@@ -18,6 +18,7 @@ from quantexp.calibration import data
 from quantexp.config import TENSORS, ExperimentConfig, PerplexitySet, to_plain
 from quantexp.experiment import record
 from quantexp.models import source
+from quantexp.protocols import official
 from quantexp.typed import plain
 
 RUN_ONLY = ("paths", "cluster", "tracker", "keep", "name")
@@ -173,6 +174,7 @@ class Cell:
             "label": self.config.label,
             "bits": self.config.bits.label,
             "protocol": self.config.protocol.name,
+            **official.describe(self.config),
             "seed": self.config.seed,
             "data_seed": self.config.data.seed,
             "config": to_plain(self.config),

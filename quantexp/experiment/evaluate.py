@@ -1,15 +1,15 @@
 """evaluate: a cell's checkpoint × one evaluation → one record."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantexp.calibration import data
 from quantexp.calibration.blocks import Progress, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
+from quantexp.calibration.sampling import token_hash
 from quantexp.evaluation.block_error import block_errors
 from quantexp.evaluation.perplexity import details, perplexity, window_nll
 from quantexp.experiment import record
@@ -46,7 +46,7 @@ def evaluate(cell: Cell, evaluation: Evaluation, progress: Progress) -> None:
             "value": errors[-1]["sqnr_db"],
             "details": {"windows": len(windows), "blocks": errors},
         }
-    found["details"]["token_hash"] = _hash(windows)
+    found["details"]["token_hash"] = token_hash(windows)
     identity = cell.describe()
     del identity["config"], identity["run_only"], identity["fingerprint"]
     record.write(
@@ -77,7 +77,3 @@ def _blocks(cell: Cell, model: StreamedModel) -> Callable[[int], nn.Module]:
     return lambda index: (
         rebuild(model, checkpoint.block(index), index, cell.config, model.compute).module
     )
-
-
-def _hash(windows: Tensor) -> str:
-    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()

@@ -1,0 +1,114 @@
+"""``protocol=official``: the table's settings become the configuration, before it is hashed.
+
+The table decides every key that it names; an override on the command line that says otherwise is
+refused (:func:`conflicts`), since the result would not be the paper's any more. Keys that it does
+not name (seeds, evaluation, where it runs) stay the user's. The demo model keeps its own text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from quantexp.config import ExperimentConfig
+from quantexp.errors import ConfigError
+from quantexp.protocols.table import DEMO, TABLE, Entry
+from quantexp.resources import GROUPS
+
+NAME = "official"
+
+
+def apply(config: ExperimentConfig) -> ExperimentConfig:
+    """The configuration with the paper's settings; unchanged for the baseline.
+
+    Raises:
+        ConfigError: The table has no entry for method, model and bits.
+    """
+    if config.method.name == "none":
+        return config
+    for key, value in settings(config).items():
+        config = _set(config, _path(key), value)
+    return config
+
+
+def settings(config: ExperimentConfig) -> Mapping[str, Any]:
+    """Dotted key → value that the protocol gives this cell."""
+    found = entry(config).settings
+    if config.model.name != DEMO:
+        return found
+    return {key: value for key, value in found.items() if not key.startswith("data.")}
+
+
+def entry(config: ExperimentConfig) -> Entry:
+    """The table's entry for a cell.
+
+    Raises:
+        ConfigError: There is none; what there is for the method is listed.
+    """
+    model, bits = config.model.name, config.bits.label
+    rows = [row for row in TABLE if row.label == config.label]
+    for row in rows:
+        if model in row.models and bits in row.bits:
+            return row
+    asked = f"protocol=official has no settings for {config.label}, model {model}, bits {bits}"
+    if not rows:
+        labels = ", ".join(dict.fromkeys(row.label for row in TABLE))
+        raise ConfigError(f"{asked}: it has {labels}; or use protocol=uniform")
+    there = "; ".join(f"{', '.join(r.models)} at {', '.join(r.bits)}" for r in rows)
+    unnamed = model in ("local", "hf")
+    name = ", say which model it is (model.name=NAME)" if unnamed else ""
+    raise ConfigError(f"{asked}: for {config.label} it has {there}{name}; or use protocol=uniform")
+
+
+def describe(config: ExperimentConfig) -> dict[str, Any]:
+    """Source and deviations of a cell's settings, for its records."""
+    if config.protocol.name != NAME or config.method.name == "none":
+        return {}
+    found = entry(config)
+    return {"protocol_source": found.source, "protocol_deviations": list(found.deviations)}
+
+
+def conflicts(config: ExperimentConfig, overrides: Sequence[str]) -> list[str]:
+    """Overrides that contradict the protocol, each with the value that it has and the fix.
+
+    Args:
+        config: The configuration, with the protocol applied.
+        overrides: The command line's, in Hydra's language.
+    """
+    if config.protocol.name != NAME or config.method.name == "none":
+        return []
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    wanted = settings(config)
+    found = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = str(override.key_or_group)
+        if override.is_sweep_override():
+            continue
+        value = override.value()
+        if key in GROUPS and not isinstance(value, Mapping):
+            key = f"{key}.name"
+        for name, given in _flat(key, value):
+            if name in wanted and given != wanted[name]:
+                found.append(
+                    f"{override.input_line}: protocol=official sets {name}={wanted[name]} for "
+                    f"{config.label} ({entry(config).source}): leave it out, or use "
+                    "protocol=uniform"
+                )
+    return found
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [pair for k, v in value.items() for pair in _flat(f"{key}.{k}", v)]
+    return [(key, value)]
+
+
+def _path(key: str) -> list[str]:
+    """``method.alpha`` is a field of the method's options."""
+    head, *rest = key.split(".")
+    return [head, "options", *rest] if head == "method" else [head, *rest]
+
+
+def _set(node: Any, path: Sequence[str], value: Any) -> Any:
+    head, *rest = path
+    return replace(node, **{head: _set(getattr(node, head), rest, value) if rest else value})

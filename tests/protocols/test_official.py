@@ -1,0 +1,173 @@
+"""protocol=official: the papers' settings, or a refusal that says what there is."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import fake_model
+from omegaconf import OmegaConf
+
+from quantexp.calibration.data import find
+from quantexp.config import ExperimentConfig, from_plain, to_plain
+from quantexp.errors import ConfigError
+from quantexp.experiment.cell import Cell
+from quantexp.protocols.official import conflicts
+from quantexp.protocols.table import TABLE, Entry
+from quantexp.resources import choices, own
+
+METHODS = {"gptq": ("rtn", "gptq"), "flatquant+gptq": ("flatquant", "gptq")}
+BITS = re.compile(
+    r"(?:w(?P<w>\d+)a(?P<a>\d+))?(?:kv(?P<kv>\d+)|k(?P<k>\d+)v(?P<v>\d+))?(?:g(?P<g>\d+))?"
+)
+
+
+def bits(label: str) -> dict[str, Any]:
+    found = BITS.fullmatch(label)
+    assert found is not None
+    base: Any = OmegaConf.to_container(OmegaConf.load(own("conf") / "bits" / "_base.yaml"))
+    for tensor, names in {"weight": "w", "activation": "a", "key": "kv k", "value": "kv v"}.items():
+        given = [found[name] for name in names.split() if found[name]]
+        base[tensor]["bits"] = int(given[0]) if given else 16
+    base["weight"]["group_size"] = int(found["g"]) if found["g"] else None
+    return dict(base)
+
+
+def plain(
+    label: str, model: str = "llama2_7b", precision: str = "w4a16", **fields: Any
+) -> dict[str, Any]:
+    method, rounding = METHODS.get(label, (label, "rtn"))
+    return {
+        "model": {"name": model, "source": "demo" if model == "demo" else "hf", "path": "a/b"},
+        "method": {"name": method},
+        "rounding": rounding,
+        "bits": bits(precision),
+        "data": {"name": "pydocs", "corpus": "pydocs", "num_samples": 32, "seq_len": 256},
+        "evaluation": {"name": "none"},
+        "protocol": {"name": "official"},
+        "cluster": {"name": "local"},
+        "tracker": {"name": "none", "mode": "disabled"},
+        **fields,
+    }
+
+
+def read(*args: Any, **fields: Any) -> ExperimentConfig:
+    return from_plain(plain(*args, **fields))
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=lambda e: f"{e.label}-{e.models[0]}-{e.bits[0]}")
+def test_every_entry_makes_valid_cells_that_read_back_equal(entry: Entry) -> None:
+    assert entry.source
+    for model in entry.models:
+        assert model in choices("model")
+        for precision in entry.bits:
+            config = read(entry.label, model, precision)
+            assert config.label == entry.label
+            assert config.bits.label == precision
+            assert from_plain(to_plain(config)) == config
+            for tensor in ("weight", "activation", "key", "value"):
+                scheme = entry.settings.get(f"bits.{tensor}.scheme")
+                assert scheme in (None, getattr(config.bits, tensor).scheme)
+
+
+def test_no_two_entries_speak_of_the_same_cell() -> None:
+    cells = sorted((e.label, m, b) for e in TABLE for m in e.models for b in e.bits)
+    assert all(one != other for one, other in pairwise(cells))
+
+
+def test_gptq_is_asymmetric_in_act_order_on_c4() -> None:
+    config = read("gptq", precision="w3a16g128")
+    assert config.bits.weight.scheme == "asymmetric"
+    assert (config.gptq.act_order, config.gptq.true_sequential, config.gptq.damping) == (
+        True, True, 0.01,
+    )  # fmt: skip
+    assert config.data.corpus == "c4"
+    assert (find(config.data).count, find(config.data).seq_len) == (128, 2048)
+
+
+@pytest.mark.parametrize(
+    ("model", "alpha"),
+    [("llama2_7b", 0.85), ("llama2_13b", 0.85), ("llama2_70b", 0.9), ("llama3_8b", 0.85)],
+)
+def test_smoothquant_has_an_alpha_for_each_model(model: str, alpha: float) -> None:
+    config = read("smoothquant", model, "w8a8")
+    assert config.method.options.alpha == alpha
+    assert config.bits.weight.scheme == config.bits.activation.scheme == "symmetric"
+    source = find(config.data)
+    assert (config.data.corpus, source.count, source.seq_len) == ("pile_smoothquant", 512, 512)
+
+
+def test_flatquant_is_the_recipe_of_its_scripts() -> None:
+    config = read("flatquant+gptq", "llama3_8b", "w4a4kv4")
+    o = config.method.options
+    assert (o.epochs, o.batch_size, o.lr, o.clip_lr_multiplier, o.alpha) == (15, 4, 5e-3, 10, 0.3)
+    assert config.bits.weight.scheme == "symmetric"
+    assert config.bits.key.scheme == config.bits.value.scheme == "asymmetric"
+    assert config.bits.query.bits == 16
+    assert not config.gptq.act_order
+    assert config.data.corpus == "wikitext2_flatquant"
+    assert read("flatquant", "qwen2_5_7b", "w4a4kv4").method.options.parametrization == "direct"
+
+
+def test_the_demo_model_keeps_its_own_text() -> None:
+    config = read("gptq", "demo")
+    assert (config.data.corpus, config.data.seq_len) == ("pydocs", 256)
+    assert config.bits.weight.scheme == "asymmetric"
+
+
+def test_the_baseline_is_the_same_but_for_its_protocol() -> None:
+    config = read("none", "some_model")
+    assert config.bits.label == "w16a16"
+    assert config.data.corpus == "pydocs"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("smoothquant", "llama2_7b", "w4a4"), "smoothquant, model llama2_7b, bits w4a4.*w8a8"),
+        (("gptq", "qwen2_5_7b", "w4a16"), "model qwen2_5_7b.*llama2_7b.*w4a16"),
+        (("rtn", "hf", "w4a16"), "model hf.*model.name=NAME"),
+        (("smoothquant+gptq", "llama2_7b", "w8a8"), "it has rtn, gptq, smoothquant, flatquant"),
+    ],
+)
+def test_without_an_entry_the_cell_is_refused_with_what_there_is(
+    args: tuple[str, str, str], said: str
+) -> None:
+    label, model, precision = args
+    changes = {"method": {"name": "smoothquant"}, "rounding": "gptq"} if "+" in label else {}
+    with pytest.raises(ConfigError, match=f"protocol=official has no.*{said}.*protocol=uniform"):
+        read(label, model, precision, **changes)
+
+
+def test_an_override_against_the_paper_is_refused_by_name() -> None:
+    config = read("gptq")
+    for override, key in [
+        ("bits.weight.scheme=symmetric", "bits.weight.scheme=asymmetric"),
+        ("gptq.act_order=false", "gptq.act_order=True"),
+        ("data=wikitext2", "data.name=c4"),
+        ("data.num_samples=64", "data.num_samples=128"),
+        ("bits.weight={scheme:symmetric}", "bits.weight.scheme=asymmetric"),
+    ]:
+        (problem,) = conflicts(config, ["method=gptq", override])
+        assert problem.startswith(override)
+        assert f"protocol=official sets {key}" in problem
+    agreed = ["method=gptq", "data=c4", "gptq.damping=0.01", "data.seed=3", "evaluation.seq_len=9"]
+    assert conflicts(config, agreed) == []
+    assert conflicts(read("gptq", protocol={"name": "uniform"}), ["data=pile"]) == []
+
+
+def test_the_settings_are_hashed_and_their_source_is_recorded(tmp_path: Path) -> None:
+    path = str(fake_model(tmp_path / "model"))
+    model = {"name": "llama2_7b", "source": "local", "path": path}
+    data = plain("gptq") | {"model": model}
+    official, uniform = (
+        Cell(from_plain(data | {"protocol": {"name": name}})) for name in ("official", "uniform")
+    )
+    assert official.calibration_inputs["weight"]["scheme"] == "asymmetric"
+    assert official.calibration_inputs["gptq"]["act_order"] is True
+    assert official.calibration_inputs["data"]["repo"] == "allenai/c4"
+    assert "IST-DASLab/gptq" in official.describe()["protocol_source"]
+    assert official.describe()["protocol_deviations"]
+    assert uniform.calibration_inputs["weight"]["scheme"] == "symmetric"
+    assert "protocol_source" not in uniform.describe()
