@@ -82,7 +82,7 @@ class FakeOutputs:
             "data_seed": seed,
         }
         run_only = ["paths", "cluster", "tracker", "keep", "name"]
-        record.write(
+        record.write_signed(
             self.folder(cell) / "cell.json", {**identity, "config": config, "run_only": run_only}
         )
         record.write(
@@ -110,13 +110,13 @@ class FakeOutputs:
             "time": "2026-01-01T00:00:00+00:00",
             "provenance": {"quantexp": "0.1.0", "host": "node7"},
         }
-        record.write(path, data)
+        record.write_signed(path, data)
         return path
 
     def block_error(self, cell: str, blocks: int = 2) -> None:
         """The diagnostics of a quantized cell."""
         details = [{"block": i, "mse": 0.1 * (i + 1), "sqnr_db": 20.0 - i} for i in range(blocks)]
-        record.write(
+        record.write_signed(
             self.folder(cell) / "evaluations" / "block_error-pydocs-00000000.json",
             {
                 "kind": "block_error",
@@ -135,7 +135,7 @@ class FakeOutputs:
             {"block": i, "seconds": 2.0 + i, "peak_memory_bytes": 2**30, "loss": [0.4, 0.2, 0.1]}
             for i in range(blocks)
         ]
-        record.write(
+        record.write_signed(
             self.root / "calibrations" / stored["calibration"][:16] / "report.json",
             {
                 "calibration": stored["calibration"],
