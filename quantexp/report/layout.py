@@ -112,6 +112,7 @@ def _values(
     merged: bool,
 ) -> list[GridColumn]:
     """The column of ours, and the two of the papers' where these say something."""
+    top = top or ("value",)
     cells = [Cell(NOTHING) if f is None else _cell(f[0].entries[f[1]], f[0], merged) for f in found]
     papers = [NOTHING if f is None else f[0].entries[f[1]].paper or NOTHING for f in found]
     deltas = [NOTHING if f is None else f[0].entries[f[1]].delta or NOTHING for f in found]

@@ -33,14 +33,13 @@ def samples(data: Mapping[str, Any]) -> Samples | None:
     """The windows or documents of an evaluation record; ``None`` where it keeps none."""
     details = data.get("details") or {}
     tokens = details.get("token_hash") or details.get("text_hash")
-    if not tokens:
+    try:
+        if details.get("window_nll"):
+            predictions = int(details["seq_len"]) - 1
+            return Samples(_floats(details["window_nll"]), str(tokens), predictions)
+        return Samples(_floats(details["scores"][data["metric"]]), str(tokens), None)
+    except (KeyError, TypeError, ValueError):
         return None
-    if nll := details.get("window_nll"):
-        predictions = int(details.get("seq_len", 2)) - 1
-        return Samples(_floats(nll), str(tokens), predictions)
-    if scores := (details.get("scores") or {}).get(data["metric"]):
-        return Samples(_floats(scores), str(tokens), None)
-    return None
 
 
 def of_rows(rows: Sequence[Row]) -> Samples | None:
