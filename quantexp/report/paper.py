@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from quantexp.report import names, published, seeds
+from quantexp.report import agreement, names, published, seeds
 from quantexp.report.collect import Row
 from quantexp.report.distinguish import Column, place
 from quantexp.report.view import View
@@ -25,8 +25,8 @@ def compare(
     """Lines with the published values that agree with them, and the notes that belong to these."""
     lines, notes = list(lines), []
     if view.published:
-        found = published.matches(rows)
-        reasons = published.withheld(rows, found)
+        found = agreement.matches(rows)
+        reasons = agreement.withheld(rows, found)
         lines = [_beside(rows, line, found, reasons) for line in lines]
         shown = {i: m for i, m in found.items() if rows[i].kind != "block_error"}
         notes += [f"difference withheld: {reason}" for reason in dict.fromkeys(reasons.values())]
@@ -49,8 +49,8 @@ def plain(rows: Sequence[Row]) -> dict[int, dict[str, Any]]:
     ``verdict`` is ``ok``, ``off``, ``withheld`` (the baseline is off or missing), or ``None`` where
     no tolerance is known or our value is not finite.
     """
-    found = published.matches(rows)
-    reasons = published.withheld(rows, found)
+    found = agreement.matches(rows)
+    reasons = agreement.withheld(rows, found)
     told = {}
     for index, match in found.items():
         value = rows[index].value
@@ -68,7 +68,7 @@ def plain(rows: Sequence[Row]) -> dict[int, dict[str, Any]]:
 def _beside(
     rows: Sequence[Row],
     line: Line,
-    found: dict[int, published.Match],
+    found: dict[int, agreement.Match],
     reasons: dict[int, str],
 ) -> Line:
     entries: list[Entry] = []
@@ -76,9 +76,10 @@ def _beside(
         matched = [i for i in indices if i in found]
         if matched:
             match = found[matched[0]]
-            values = [v for i in matched if (v := rows[i].value) is not None and math.isfinite(v)]
+            values = [v for i in matched if (v := rows[i].value) is not None]
             delta = seeds.NOTHING
-            if values and matched[0] not in reasons:
+            # a mean that leaves broken seeds out is no result to compare
+            if all(map(math.isfinite, values)) and matched[0] not in reasons:
                 value = statistics.mean(values)
                 delta = f"{match.delta(value):+.2f} {match.verdict(value)}".strip()
             entry = replace(entry, paper=match.published.text, delta=delta)
@@ -116,9 +117,9 @@ def _missing(rows: Sequence[Row], lines: Sequence[Line], order: Sequence[Column]
         row = places[model, bits]
         made.append(
             Line(
-                group=(row.model, published.PROTOCOL, *place(row)[2:]),
+                group=(row.model, agreement.PROTOCOL, *place(row)[2:]),
                 model=row.model,
-                protocol=published.PROTOCOL,
+                protocol=agreement.PROTOCOL,
                 method=f"{names.method_name(label)} ({STATE})",
                 bits=bits.replace("-", seeds.NOTHING),
                 entries=tuple(Entry(texts.get(i, seeds.NOTHING)) for i in range(len(order))),
@@ -137,7 +138,7 @@ def _bits(line: Line) -> tuple[str, str]:
 
 
 def _window(rows: Sequence[Row], indices: Sequence[int]) -> bool:
-    return any(rows[i].settings.get("seq_len") == published.SEQ_LEN for i in indices)
+    return any(rows[i].settings.get("seq_len") == agreement.SEQ_LEN for i in indices)
 
 
 def _variant(label: str) -> bool:
@@ -152,7 +153,7 @@ def _sources(items: Iterable[published.Published]) -> list[str]:
     return [f"published values: {', '.join(used)}"] if used else []
 
 
-def _disagreements(found: dict[int, published.Match]) -> list[str]:
+def _disagreements(found: dict[int, agreement.Match]) -> list[str]:
     notes: dict[str, None] = {}
     for match in found.values():
         item = match.published
@@ -170,12 +171,12 @@ def _other_protocols(rows: Sequence[Row]) -> list[str]:
     """Said where a cell has no published value for its protocol alone."""
     if any(
         published.paper_model(row) is not None
-        and row.protocol != published.PROTOCOL
+        and row.protocol != agreement.PROTOCOL
         and row.label != published.BASELINE
         for row in rows
     ):
         return [
             "published values were made with each paper's own settings: cells of another protocol "
-            f"than '{published.PROTOCOL}' are not compared with them"
+            f"than '{agreement.PROTOCOL}' are not compared with them"
         ]
     return []

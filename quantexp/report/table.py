@@ -130,7 +130,8 @@ def _drawn(grid: Grid) -> Table:
         )
     for n in range(grid.height):
         table.add_row(
-            *(Text(cell.text, style=_style(cell)) for cell in (c.cells[n] for c in grid.columns)),
+            # the text alone is styled: padding must not be underlined
+            *(Text.assemble((c.cells[n].text, _style(c.cells[n]))) for c in grid.columns),
             end_section=n + 1 in grid.breaks,
         )
     return table

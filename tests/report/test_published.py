@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_outputs import FakeOutputs
 
-from quantexp.report import published, table
+from quantexp.report import agreement, published, table
 from quantexp.report.collect import collect
 from quantexp.report.compare import Comparison, Entry, compare
 from quantexp.report.view import View
@@ -64,7 +64,7 @@ def test_whatever_does_not_agree_has_no_published_value(
 ) -> None:
     settings = {"bits": "w4a4kv4", "model": "llama2_7b", "protocol": "official", **change}
     outputs.evaluation(outputs.cell("flatquant", **settings), 5.79, "wikitext2", **details)
-    assert published.matches(collect(outputs.root)) == {}
+    assert agreement.matches(collect(outputs.root)) == {}
 
 
 def test_old_and_new_c4_are_two_sets(outputs: FakeOutputs) -> None:
@@ -77,7 +77,7 @@ def test_old_and_new_c4_are_two_sets(outputs: FakeOutputs) -> None:
 def test_omniquant_is_matched_with_quantized_queries_only(outputs: FakeOutputs) -> None:
     official(outputs, "omniquant", "w4a4qkv4", wikitext2=14.0)
     official(outputs, "omniquant", "w4a4kv4", wikitext2=14.0)
-    matches = published.matches(collect(outputs.root))
+    matches = agreement.matches(collect(outputs.root))
     (match,) = matches.values()
     # its own paper comes before the rerun of another
     assert (match.published.text, match.published.source) == ("14.26", "OmniQuant Table A23")
@@ -113,7 +113,7 @@ def test_variants_of_a_method_match_nothing(outputs: FakeOutputs) -> None:
             method={"alpha": alpha},
         )
         outputs.evaluation(cell, 80.0, "wikitext2", **PAPER)
-    assert published.matches(collect(outputs.root)) == {}
+    assert agreement.matches(collect(outputs.root)) == {}
 
 
 def test_a_uniform_protocol_is_said_not_to_be_compared(outputs: FakeOutputs) -> None:
@@ -150,7 +150,7 @@ def test_methods_that_we_lack_become_rows_that_are_not_ranked(outputs: FakeOutpu
 
 def test_accuracies_are_compared_in_percent() -> None:
     key = ("none", "LLaMA-2-7B", "16/16/16/16/16/-", "arc_easy", "acc_norm")
-    match = published.Match(published.load()[key][0], ())
+    match = agreement.Match(published.load()[key][0], ())
     assert match.delta(match.published.value / 100) == pytest.approx(0)
     assert match.verdict(match.published.value / 100) == "ok"
 
