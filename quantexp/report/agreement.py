@@ -13,7 +13,7 @@ SEQ_LEN = 2048  # of all published perplexities
 OK, OFF, UNJUDGED = "ok", "off", ""
 
 # how far our unquantized model may be from theirs: beyond it nothing can be compared
-_BASELINE_TOLERANCE = {"ppl": 0.01, "acc": 0.5, "acc_norm": 0.5}
+_BASELINE_TOLERANCE = {"ppl": 0.01, "acc": 0.5, "acc_norm": 0.5, "mean_accuracy": 0.5}
 # perplexity: label, bits that the tolerance is known for (a prefix), tolerance
 _TOLERANCES = (
     ("rtn", "4/16/", 0.15),
@@ -79,6 +79,9 @@ def matches(rows: Sequence[Row]) -> dict[int, Match]:
         stride = row.settings.get("stride", SEQ_LEN)
         if row.metric == "ppl" and (row.settings.get("seq_len"), stride) != (SEQ_LEN, SEQ_LEN):
             continue
+        # the papers' tasks are whole and without examples
+        if row.settings.get("limit") or row.settings.get("num_fewshot"):
+            continue
         if options.get(row.cell):
             continue
         # the baseline's bits are 16 whatever the configuration calls its groups
@@ -128,7 +131,7 @@ def withheld(rows: Sequence[Row], found: dict[int, Match]) -> dict[int, str]:
 
 def in_their_unit(value: float, metric: str) -> float:
     """A value of ours in the papers' unit: accuracies are fractions here, percent there."""
-    return 100 * value if metric.startswith("acc") else value
+    return value if metric == "ppl" else 100 * value
 
 
 def _gap(value: float, item: Published) -> float:
