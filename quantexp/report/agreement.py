@@ -76,11 +76,7 @@ def matches(rows: Sequence[Row]) -> dict[int, Match]:
         official = row.protocol == PROTOCOL or row.label == BASELINE
         if model is None or not official or row.value is None or row.status == EDITED:
             continue
-        stride = row.settings.get("stride", SEQ_LEN)
-        if row.metric == "ppl" and (row.settings.get("seq_len"), stride) != (SEQ_LEN, SEQ_LEN):
-            continue
-        # the papers' tasks are whole and without examples
-        if row.settings.get("limit") or row.settings.get("num_fewshot"):
+        if not measured_alike(row):
             continue
         if options.get(row.cell):
             continue
@@ -90,6 +86,14 @@ def matches(rows: Sequence[Row]) -> dict[int, Match]:
         if items := load().get(key):
             found[index] = Match(items[0], items[1:])
     return found
+
+
+def measured_alike(row: Row) -> bool:
+    """Whether a value was measured as papers do: their windows; whole tasks without examples."""
+    told = row.settings
+    if row.metric == "ppl":
+        return (told.get("seq_len"), told.get("stride", SEQ_LEN)) == (SEQ_LEN, SEQ_LEN)
+    return not told.get("limit") and not told.get("num_fewshot")
 
 
 def withheld(rows: Sequence[Row], found: dict[int, Match]) -> dict[int, str]:

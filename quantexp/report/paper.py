@@ -94,7 +94,7 @@ def _missing(rows: Sequence[Row], lines: Sequence[Line], order: Sequence[Column]
     comparable = {
         column[:2]: i
         for i, column in enumerate(order)
-        if column[1] != "ppl" or any(_window(rows, line.rows[i]) for line in lines)
+        if any(agreement.measured_alike(rows[n]) for line in lines for n in line.rows[i])
     }
     places: dict[tuple[str, str], Row] = {}
     ours: dict[tuple[str, str], set[str]] = {}
@@ -135,10 +135,6 @@ def _missing(rows: Sequence[Row], lines: Sequence[Line], order: Sequence[Column]
 
 def _bits(line: Line) -> tuple[str, str]:
     return (line.model, line.bits)
-
-
-def _window(rows: Sequence[Row], indices: Sequence[int]) -> bool:
-    return any(rows[i].settings.get("seq_len") == agreement.SEQ_LEN for i in indices)
 
 
 def _variant(label: str) -> bool:

@@ -20,13 +20,8 @@ from quantexp.report.layout import WORDS, Cell, Grid, lay_out
 from quantexp.report.paper import plain as plain_published
 from quantexp.report.view import View
 
-_PRIVATE = (
-    "settings",
-    "config",
-    "updated",
-    "record",
-    "versions",
-)  # of a row: for the table, not for a reader
+# of a row: for the table, not for a reader
+_PRIVATE = ("settings", "config", "updated", "record", "versions")
 
 
 def print_table(rows: Sequence[Row], console: Console, view: View | None = None) -> None:
