@@ -118,8 +118,9 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
     common = _common(outputs, stored, state, warn) | {"cell": cell, "sweep": sweep}
     if edited(folder / "cell.json", stored, warn):
         common["status"] = EDITED
-    records = list(evaluation_files(folder, warn))
-    for path, data in records:
+    files = list(evaluation_files(folder, warn))
+    records = [data for _, data in files]
+    for path, data in files:
         yield Row(
             **common | ({"status": EDITED} if edited(path, data, warn) else {}),
             **{key: data[key] for key in ("kind", "dataset", "metric")},
@@ -129,7 +130,7 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
             versions=versions(data),
         )
     wanted = [s["name"] for s in stored["config"].get("evaluation", {}).get("perplexity", ())]
-    measured = {data["dataset"] for _, data in records if data["kind"] == "perplexity"}
+    measured = {data["dataset"] for data in records if data["kind"] == "perplexity"}
     missing = [name for name in wanted if name not in measured]
     for name in missing:
         yield Row(**common, dataset=name, metric="ppl", kind="perplexity")

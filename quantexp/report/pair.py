@@ -32,8 +32,8 @@ def compare_cells(rows: Sequence[Row], a: str, b: str, form: str | None = None) 
         for mine in rows
         for theirs in rows
         if (mine.cell, theirs.cell) == (first, second)
-        and mine.value is not None
-        and theirs.value is not None
+        and mine.record is not None
+        and theirs.record is not None
         and mine.kind != "block_error"
         and (mine.kind, mine.dataset, mine.metric) == (theirs.kind, theirs.dataset, theirs.metric)
     ]
