@@ -8,7 +8,7 @@ import pytest
 from fake_outputs import FakeOutputs
 
 from quantexp.errors import ConfigError, DataError
-from quantexp.report import significance
+from quantexp.report import significance, similar
 from quantexp.report.cli import main
 from quantexp.report.collect import collect
 from quantexp.report.compare import compare
@@ -95,6 +95,17 @@ def test_accuracies_have_a_difference() -> None:
 def test_what_has_no_pairs_is_refused(b: list[float]) -> None:
     with pytest.raises(DataError):
         significance.perplexity_ratio([1.0] * (3 if len(b) == 3 else 10), b, 1)
+
+
+def test_documents_of_a_task_are_read_from_its_record() -> None:
+    details = {"scores": {"acc": [1.0, 0.0] * 10, "acc_norm": [0.0] * 20}, "text_hash": "abc"}
+    a = similar.samples({"metric": "acc", "details": details})
+    b = similar.samples({"metric": "acc_norm", "details": details})
+    assert a is not None
+    assert b is not None
+    found = similar.interval(a, b)
+    assert (found.estimate, found.significant) == (0.5, True)
+    assert similar.samples({"metric": "f1", "details": details}) is None
 
 
 def test_the_table_marks_what_is_like_the_best(outputs: FakeOutputs) -> None:
