@@ -79,7 +79,7 @@ class QuantizedCheckpoint:
                 save_file(shard, path)
                 files[path.name] = {"sha256": _sha256(path), "blocks": members}
                 shard, members, size = {}, [], 0
-        record.write(self.folder / "report.json", report)
+        record.write_signed(self.folder / "report.json", report)
         record.write(self.folder / "manifest.json", {**manifest, "files": files})
         shutil.rmtree(self.folder / "blocks")
 

@@ -161,7 +161,7 @@ def _summarize(made: Plan, name: str | None, console: Console) -> None:
         _say(console, f"not done {cell.folder}/status.json")
     sweep = f" --sweep {name}" if name else ""
     _say(console, f"records  {made.cells[0].outputs.resolve() / 'cells'}")
-    _say(console, f"again    python -m quantexp report{sweep} [--format md|csv|json]")
+    _say(console, f"again    python -m quantexp report{sweep} [--format md|latex|html|csv|json]")
     if failed:
         _say(console, f"{len(failed)} of {len(made.cells)} cells failed; the same command retries")
 

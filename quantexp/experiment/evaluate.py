@@ -49,7 +49,7 @@ def evaluate(cell: Cell, evaluation: Evaluation, progress: Progress) -> None:
     found["details"]["token_hash"] = token_hash(windows)
     identity = cell.describe()
     del identity["config"], identity["run_only"], identity["fingerprint"]
-    record.write(
+    record.write_signed(
         cell.folder / "evaluations" / evaluation.file_name,
         {
             "kind": evaluation.kind,

@@ -107,7 +107,7 @@ def queue(plan: Plan) -> None:
     """Describes the cells that will run, and marks them queued."""
     for job in plan.jobs:
         for cell in job.cells:
-            record.write(cell.folder / "cell.json", cell.describe())
+            record.write_signed(cell.folder / "cell.json", cell.describe())
             status.queue(cell.folder)
 
 

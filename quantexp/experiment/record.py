@@ -1,5 +1,6 @@
 """Records: small JSON files written atomically. They are the truth; all else is a view of them."""
 
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,29 @@ def write(path: Path, data: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_signed(path: Path, data: dict[str, Any]) -> None:
+    """Writes a record with the ``checksum`` of its content, so that a later edit is noticed.
+
+    It guards against slips, not against malice: who edits a record can compute it again.
+    """
+    write(path, {**data, "checksum": checksum(data)})
+
+
+def checksum(data: dict[str, Any]) -> str:
+    """sha256 (hex) of a record's canonical JSON, its ``checksum`` left out."""
+    content = _finite({key: value for key, value in data.items() if key != "checksum"})
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def altered(data: dict[str, Any]) -> bool:
+    """Whether a record was changed after it was written.
+
+    Records without a checksum (of versions before there was one) make no claim: ``False``.
+    """
+    return "checksum" in data and data["checksum"] != checksum(data)
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ def run_cell(config: dict[str, object]) -> bool:
         if is_done(cell):
             return True
         status = Status(cell.folder)
-        record.write(cell.folder / "cell.json", cell.describe())
+        record.write_signed(cell.folder / "cell.json", cell.describe())
         try:
             _calibrate_and_evaluate(cell, status)
         except KeyboardInterrupt:

@@ -3,7 +3,13 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from quantexp.report.collect import Row
+from quantexp.report.view import DIMENSIONS, View, names, only
+
+FORMATS = ("md", "latex", "csv", "json", "html")
 
 
 def main(argv: list[str]) -> int:
@@ -16,25 +22,33 @@ def main(argv: list[str]) -> int:
         0 with results; 1 where there are none yet (``[]`` as JSON).
 
     Raises:
-        ConfigError: There is no sweep of that name.
+        ConfigError: There is no sweep, cell, metric or dimension of that name.
+        DataError: Two cells that are to be compared have no test set in common.
     """
     arguments = _parser().parse_args(argv)
+    view = View(
+        rows=names(arguments.rows),
+        cols=names(arguments.cols),
+        metric=names(arguments.metric),
+        published=arguments.published,
+        published_rows=arguments.published_rows,
+        significance=arguments.significance,
+    )
     # after the parser: --help needs none of it
-    from rich.console import Console
-
-    from quantexp.report import table
     from quantexp.report.collect import collect
 
     outputs = Path(arguments.outputs)
     rows = collect(outputs, arguments.sweep)
-    if arguments.format == "json":
-        sys.stdout.write(table.to_json(rows))
-    elif arguments.format == "csv" and rows:
-        sys.stdout.write(table.to_csv(rows))
-    elif arguments.format == "md" and rows:
-        sys.stdout.write(table.markdown(rows))
-    elif rows:
-        table.print_table(rows, Console())
+    if arguments.compare and rows:
+        from quantexp.report.pair import compare_cells
+
+        a, b = arguments.compare
+        sys.stdout.write(compare_cells(rows, a, b, arguments.format))
+        return 0
+    only(view.metric, [row.metric for row in rows if row.metric])
+    if view.metric:
+        rows = [row for row in rows if row.metric in view.metric]
+    _write(rows, arguments.format, view)
     if not rows:
         print(
             f"no results in {outputs} yet: run `python -m quantexp method=rtn bits=w4a4 -m` first, "
@@ -45,24 +59,81 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _write(rows: Sequence[Row], form: str | None, view: View) -> None:
+    from quantexp.report import table
+
+    if form == "json":
+        sys.stdout.write(table.to_json(rows))
+    elif not rows:
+        return
+    elif form == "csv":
+        sys.stdout.write(table.to_csv(rows))
+    elif form == "md":
+        sys.stdout.write(table.markdown(rows, view))
+    elif form in ("latex", "html"):
+        from quantexp.report import styled
+        from quantexp.report.compare import compare
+        from quantexp.report.layout import lay_out
+
+        grid = lay_out(compare(rows, view), view)
+        sys.stdout.write(styled.to_latex(grid) if form == "latex" else styled.to_html(grid))
+    else:
+        from rich.console import Console
+
+        table.print_table(rows, Console(), view)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m quantexp report",
         description="Shows results: methods × metrics, the baseline first, the best of each bit "
-        "setting in bold. Cells that are not finished show their state.",
+        "setting in bold, the second underlined. Cells that are not finished show their state.",
         epilog="exit code: 0 results were shown, 1 there are none yet, 2 wrong argument",
     )
     parser.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
     parser.add_argument(
         "--format",
-        choices=("md", "csv", "json"),
-        help="Markdown table, or one row per value as CSV or JSON "
-        "(default: a drawn table in a terminal, else md)",
+        choices=FORMATS,
+        help="a table in Markdown, LaTeX (booktabs) or as an HTML page, or one row per value as "
+        "CSV or JSON (default: a drawn table in a terminal, else md)",
     )
     parser.add_argument(
         "--outputs",
         metavar="DIR",
         default=os.environ.get("QUANTEXP_OUTPUTS") or "./outputs",
         help="folder of the results (default: $QUANTEXP_OUTPUTS or ./outputs)",
+    )
+    shape = parser.add_argument_group("layout")
+    dimensions = ", ".join(DIMENSIONS)
+    shape.add_argument("--rows", metavar="A,B", help=f"what stands in the rows: {dimensions}")
+    shape.add_argument(
+        "--cols",
+        metavar="A,B",
+        help="what stands in the columns, outermost first (default: dataset); --cols model,dataset "
+        "is the shape of most papers",
+    )
+    shape.add_argument("--metric", metavar="A,B", help="only these metrics, for example ppl")
+    trust = parser.add_argument_group("published values and significance")
+    trust.add_argument(
+        "--published",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="published values and the difference to them, where model, bits, protocol and set "
+        "agree (default: yes)",
+    )
+    trust.add_argument(
+        "--published-rows", action="store_true", help="also published methods without a cell here"
+    )
+    trust.add_argument(
+        "--significance",
+        action="store_true",
+        help="mark with ≈ what is not significantly different from the best of its group",
+    )
+    trust.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("CELL", "CELL"),
+        help="instead of a table: ratio of perplexities (difference of accuracies) of two cells "
+        "with its 95%% interval; a part of a cell's name is enough",
     )
     return parser

@@ -13,14 +13,18 @@ from quantexp.errors import ConfigError, unknown
 from quantexp.experiment import status
 from quantexp.report.records import (
     Warn,
+    edited,
+    evaluation_files,
     load,
     number,
     read_calibration,
-    read_evaluations,
     read_sweeps,
     settings,
     to_stderr,
+    versions,
 )
+
+EDITED = "edited"  # status of a value whose record was changed by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,8 @@ class Row:
     ``value`` is ``None`` where there is no result yet, and NaN or infinite where a run broke.
     ``effective_bits`` (per weight), ``calibration_seconds`` and ``peak_memory_bytes`` are those
     of the calibration; the baseline has none. ``sweep`` joins several names by a comma.
-    A cell that a sweep lists and nothing has started is known by its name only.
+    A cell that a sweep lists and nothing has started is known by its name only. The status of a
+    value whose record was changed after it was written is ``edited``.
     """
 
     model: str = ""
@@ -64,6 +69,8 @@ class Row:
     # how the value was measured, and the configuration without what cannot change a number
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    record: Path | None = field(default=None, repr=False)  # its file
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)  # of libraries
 
 
 def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> list[Row]:
@@ -109,13 +116,18 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
     if stored is None:
         return
     common = _common(outputs, stored, state, warn) | {"cell": cell, "sweep": sweep}
-    records = list(read_evaluations(folder, warn))
-    for data in records:
+    if edited(folder / "cell.json", stored, warn):
+        common["status"] = EDITED
+    files = list(evaluation_files(folder, warn))
+    records = [data for _, data in files]
+    for path, data in files:
         yield Row(
-            **common,
+            **common | ({"status": EDITED} if edited(path, data, warn) else {}),
             **{key: data[key] for key in ("kind", "dataset", "metric")},
             value=number(data["value"]),
             settings=settings(data),
+            record=path,
+            versions=versions(data),
         )
     wanted = [s["name"] for s in stored["config"].get("evaluation", {}).get("perplexity", ())]
     measured = {data["dataset"] for data in records if data["kind"] == "perplexity"}

@@ -8,25 +8,33 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quantexp.experiment import status
-from quantexp.report import names
-from quantexp.report.collect import Row
+from quantexp.report import names, notes, paper, seeds
+from quantexp.report.collect import EDITED, Row
 from quantexp.report.distinguish import Column, columns, option_names, place
-
-NOTHING = "–"
-BASELINE = "none"  # the label of cells that are not quantized
+from quantexp.report.seeds import BASELINE, NOTHING
+from quantexp.report.view import View
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One printed value; ``rank`` is what is compared: the value as printed, if it may win."""
+    """One printed value.
+
+    ``rank`` is what is compared: the value as printed, if it may win. ``similar`` says that the
+    value is not significantly different from the best of its group. ``paper`` and ``delta`` are
+    the published value and the difference to it, as printed.
+    """
 
     text: str
     rank: float | None = None
     best: bool = False
+    second: bool = False
+    similar: bool = False
+    paper: str = ""
+    delta: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Line:
     effective_bits: str
     seconds: str
     state: str  # empty where everything is done
+    label: str = ""
+    rows: tuple[tuple[int, ...], ...] = ()  # of each entry: the rows (by index) that it shows
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,17 @@ class Comparison:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    keys: tuple[Column, ...]  # of each column: data set, metric, variant
 
 
-def compare(rows: Sequence[Row]) -> Comparison:
+def compare(rows: Sequence[Row], view: View | None = None) -> Comparison:
     """Groups, averages and ranks rows; diagnostics (``block_error``) stay out of the table.
 
     The baseline comes first, outside of the ranking, then bit settings from many bits to few. The
-    best is marked among equal model, protocol and bits. A value that is not finite, or a mean that
-    leaves broken seeds out, is never the best.
+    best and the second are marked among equal model, protocol and bits. A value that is not finite
+    or was edited by hand, or a mean that leaves broken seeds out, is never the best.
     """
+    view = view or View()
     rows, older = _newest([row for row in rows if row.kind != "block_error"])
     found = columns(rows)
     order = list(dict.fromkeys(found.values()))
@@ -75,30 +87,42 @@ def compare(rows: Sequence[Row]) -> Comparison:
         key = (place(row), row.label, options[row.cell]) if row.model else row.cell
         groups.setdefault(key, []).append(index)
     lines = [
-        _line([(rows[i], found.get(i)) for i in indices], order, options)
+        _line(rows, indices, found, order, options)
         for _, indices in sorted(groups.items(), key=lambda item: _order(rows, item[1][0], options))
     ]
-    return Comparison(
-        tuple(names.column_name(*column) for column in order),
-        tuple(_mark(line, lines, order) for line in lines),
-        tuple(_notes(rows, lines, older)),
-    )
+    lines = [_mark(line, lines, order) for line in lines]
+    said = notes.general(rows, lines, order, older)
+    if view.significance:
+        from quantexp.report import similar
+
+        lines, more = similar.mark(rows, lines, order)
+        said += more
+    lines, more = paper.compare(rows, lines, order, view)
+    said += more
+    shown = tuple(names.column_name(*column) for column in order)
+    return Comparison(shown, tuple(lines), tuple(said), tuple(order))
 
 
 def _line(
-    members: Sequence[tuple[Row, Column | None]], order: Sequence[Column], options: dict[str, str]
+    rows: Sequence[Row],
+    indices: Sequence[int],
+    found: dict[int, Column],
+    order: Sequence[Column],
+    options: dict[str, str],
 ) -> Line:
-    first = members[0][0]
-    cells = {row.cell: row for row, _ in members}
-    entries = [
-        _mean([row.value for row, c in members if c == column and row.value is not None], cells)
-        for column in order
-    ]
+    first = rows[indices[0]]
+    cells: dict[str, list[Row]] = {}
+    for index in indices:
+        cells.setdefault(rows[index].cell, []).append(rows[index])
+    members = [tuple(i for i in indices if found.get(i) == column) for column in order]
+    one = next(iter(cells.values()))[0] if len(cells) == 1 else None
+    entries = [Entry(*seeds.mean([rows[i] for i in part], one)) for part in members]
     option = options[first.cell]
     name = names.method_name(first.label) + (f" ({option})" if option else "")
     bits = [_text(b) for b in place(first)[2:]]
-    seconds = [r.calibration_seconds for r in cells.values() if r.calibration_seconds is not None]
-    effective = {f"{r.effective_bits:.2f}" for r in cells.values() if r.effective_bits is not None}
+    firsts = [some[0] for some in cells.values()]
+    seconds = [r.calibration_seconds for r in firsts if r.calibration_seconds is not None]
+    effective = {f"{r.effective_bits:.2f}" for r in firsts if r.effective_bits is not None}
     return Line(
         group=place(first),
         model=first.model,
@@ -108,37 +132,28 @@ def _line(
         entries=tuple(entries),
         effective_bits=", ".join(sorted(effective)) or NOTHING,
         seconds=_duration(statistics.mean(seconds)) if seconds else NOTHING,
-        state=_state(list(cells.values())),
+        # an edited value is told although the cell's other values are not
+        state=_state([max(some, key=lambda row: row.status == EDITED) for some in cells.values()]),
+        label=first.label,
+        rows=tuple(members),
     )
 
 
-def _mean(values: Sequence[float], cells: dict[str, Row]) -> Entry:
-    """Mean and sample standard deviation over seeds; broken seeds are counted, not averaged."""
-    finite = [v for v in values if math.isfinite(v)]
-    broken = len(values) - len(finite)
-    if not values:
-        return Entry(NOTHING)
-    if len(cells) == 1:
-        ranked = finite and next(iter(cells.values())).label != BASELINE
-        return Entry(_number(values[0]), float(_number(values[0])) if ranked else None)
-    count = f"{len(finite)}, {broken} broken" if broken else str(len(finite))
-    if not finite:
-        return Entry(f"{_number(values[0])} ({broken} broken)")
-    mean = _number(statistics.mean(finite))
-    spread = f"±{_number(statistics.stdev(finite))}" if len(finite) > 1 else ""
-    return Entry(f"{mean}{spread} ({count})", None if broken else float(mean))
-
-
 def _mark(line: Line, lines: Sequence[Line], order: Sequence[Column]) -> Line:
-    """The line with its best values marked; several lines that print the same are all best."""
+    """The line with its best and second values marked; all that print the same share the mark.
+
+    Among two there is no second: it would be the last.
+    """
     entries = []
     for i, entry in enumerate(line.entries):
         sign = names.better(order[i][1])
         rivals = [other.entries[i].rank for other in lines if other.group == line.group]
         ranks = [sign * rank for rank in rivals if rank is not None]
-        best = sign != 0 and entry.rank is not None and sign * entry.rank == max(ranks)
-        entries.append(Entry(entry.text, entry.rank, best))
-    return Line(**{**line.__dict__, "entries": tuple(entries)})
+        if sign and entry.rank is not None:
+            placed = sorted(set(ranks), reverse=True).index(sign * entry.rank)
+            entry = replace(entry, best=placed == 0, second=placed == 1 and len(ranks) > 2)
+        entries.append(entry)
+    return replace(line, entries=tuple(entries))
 
 
 def _newest(rows: Sequence[Row]) -> tuple[list[Row], int]:
@@ -193,31 +208,6 @@ def _state(cells: Sequence[Row]) -> str:
         return f"{cells[0].status}: {running}" if running else cells[0].status
     counts = Counter(row.status for row in cells)
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-
-
-def _notes(rows: Sequence[Row], lines: Sequence[Line], older: int) -> list[str]:
-    notes = []
-    if any("±" in entry.text for line in lines for entry in line.entries):
-        notes.append("mean±sample standard deviation (number of seeds)")
-    if older:
-        notes.append(
-            f"{older} older cell{'s' * (older > 1)} with the same configuration left out: the code "
-            "or a file it reads has changed since"
-        )
-    causes = {row.cell: row.cause for row in rows if row.status == status.FAILED}
-    for cell, cause in causes.items():
-        # one line each; the traceback is in the cell's status.json
-        notes.append(f"{cell} failed: {(cause or 'no cause noted').splitlines()[0]}")
-    return notes
-
-
-def _number(value: float) -> str:
-    """Two decimals as in the papers, more where the value is small, ``4.21e+05`` where huge."""
-    if not math.isfinite(value):
-        return str(value)
-    if value and abs(value) < 0.1:
-        return f"{value:.2g}"
-    return f"{value:.2f}" if abs(value) < 1e5 else f"{value:.2e}"
 
 
 def _text(bits: int | None) -> str:

@@ -40,3 +40,8 @@ def column_name(dataset: str, metric: str, variant: str = "") -> str:
     """``wikitext2 ppl ↓``; ``variant`` tells two ways of measuring apart."""
     arrow = {-1: " ↓", 1: " ↑", 0: ""}[better(metric)]
     return f"{dataset} {metric}{f' ({variant})' if variant else ''}{arrow}"
+
+
+def known() -> tuple[str, ...]:
+    """Methods as the papers print them."""
+    return tuple(_METHODS.values())

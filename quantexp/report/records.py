@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from quantexp.experiment import record
+
 Warn = Callable[[str], None]
 
 # file name → keys it must have, with their types; all other records are evaluations
@@ -43,6 +45,17 @@ def load(path: Path, warn: Warn = to_stderr) -> dict[str, Any] | None:
     return data
 
 
+def edited(path: Path, data: Mapping[str, Any], warn: Warn = to_stderr) -> bool:
+    """Whether a record was changed after it was written: one warning that names it."""
+    if not record.altered(dict(data)):
+        return False
+    warn(
+        f"warning: {path} was edited after it was written (its checksum does not fit): its values "
+        "are in no mean and never the best; remove it and run the same command again"
+    )
+    return True
+
+
 def read_sweeps(outputs: Path, warn: Warn = to_stderr) -> dict[str, list[str]]:
     """Names of all sweeps → ids of their cells, in the sweep's order."""
     found = {}
@@ -54,23 +67,29 @@ def read_sweeps(outputs: Path, warn: Warn = to_stderr) -> dict[str, list[str]]:
 
 
 def read_calibration(outputs: Path, calibration: str, warn: Warn = to_stderr) -> dict[str, Any]:
-    """The report of a calibration; empty for the baseline and where it is not finished."""
+    """The report of a calibration; empty for the baseline, and where it is unfinished or edited."""
     path = outputs / "calibrations" / calibration[:16] / "report.json"
-    return (load(path, warn) if path.exists() else None) or {}
+    data = (load(path, warn) if path.exists() else None) or {}
+    return {} if edited(path, data, warn) else data
 
 
 def read_evaluations(folder: Path, warn: Warn = to_stderr) -> Iterator[dict[str, Any]]:
-    """The evaluation records of a cell's folder, oldest first.
+    """The evaluation records of a cell's folder, oldest first."""
+    return (data for _, data in evaluation_files(folder, warn))
+
+
+def evaluation_files(folder: Path, warn: Warn = to_stderr) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The evaluation records of a cell's folder with their files, oldest first.
 
     Where the same thing was measured twice in the same way (by two versions of the code), the
     newest counts.
     """
     paths = sorted((folder / "evaluations").glob("*.json"))
-    found = [data for path in paths if (data := load(path, warn)) is not None]
+    found = [(path, data) for path in paths if (data := load(path, warn)) is not None]
     latest = {}
-    for data in sorted(found, key=lambda data: str(data.get("time", ""))):
+    for path, data in sorted(found, key=lambda item: str(item[1].get("time", ""))):
         identity = [data["kind"], data["dataset"], data["metric"], settings(data)]
-        latest[json.dumps(identity, sort_keys=True)] = data
+        latest[json.dumps(identity, sort_keys=True)] = (path, data)
     yield from latest.values()
 
 
@@ -79,6 +98,15 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
     details = data.get("details") or {}
     keys = ("seq_len", "stride", "bos", "windows", "token_hash")
     return {key: details[key] for key in keys if key in details}
+
+
+def versions(data: Mapping[str, Any]) -> dict[str, str]:
+    """The libraries whose versions may change a record's number, with the versions it had."""
+    libraries = (data.get("provenance") or {}).get("libraries") or {}
+    wanted = ["torch", "transformers", "lm-eval"]
+    if data["kind"] == "perplexity":
+        wanted.remove("lm-eval")  # it is installed, but measures nothing here
+    return {name: str(libraries[name]) for name in wanted if libraries.get(name)}
 
 
 def number(value: Any) -> float | None:

@@ -1,11 +1,11 @@
-"""Draws a comparison: in a terminal, in Markdown; and rows as CSV and JSON."""
+"""Draws a table in a terminal and in Markdown; writes rows as CSV and JSON."""
 
 import csv
 import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from rich import box
@@ -15,33 +15,36 @@ from rich.text import Text
 from tabulate import tabulate
 
 from quantexp.report.collect import Row
-from quantexp.report.compare import NOTHING, Comparison, compare
+from quantexp.report.compare import Comparison, compare
+from quantexp.report.layout import WORDS, Cell, Grid, lay_out
+from quantexp.report.paper import plain as plain_published
+from quantexp.report.view import View
 
-BITS = "w/a/k/v/q/group"
-_PRIVATE = ("settings", "config", "updated")  # of a row: for the table, not for a reader
+# of a row: for the table, not for a reader
+_PRIVATE = ("settings", "config", "updated", "record", "versions")
 
 
-def print_table(rows: Sequence[Row], console: Console) -> None:
+def print_table(rows: Sequence[Row], console: Console, view: View | None = None) -> None:
     """Prints the table; where the console is no terminal, as Markdown, which keeps the bold."""
-    comparison = compare(rows)
+    comparison = compare(rows, view)
     if not comparison.lines:
         return
     if not console.is_terminal:
-        console.file.write(_markdown(comparison))
+        console.file.write(_markdown(lay_out(comparison, view)))
         return
-    console.print(_rich(comparison, console))
+    console.print(_rich(comparison, view, console))
     for note in comparison.notes:
         console.print(Text(note, style="dim"))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A GitHub table with the best in bold, then the notes."""
-    return _markdown(compare(rows))
+def markdown(rows: Sequence[Row], view: View | None = None) -> str:
+    """A GitHub table with the best in bold and the second in italics, then the notes."""
+    return _markdown(lay_out(compare(rows, view), view))
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One line per value, the same columns as :func:`to_json`."""
-    lines = [_plain(row) for row in rows]
+    lines = _all_plain(rows)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
@@ -53,9 +56,17 @@ def to_json(rows: Sequence[Row]) -> str:
     """A list of objects, one per value.
 
     ``value`` is a number or null; ``value_text`` is ``nan``, ``inf`` or ``-inf`` where a run
-    broke, so that the JSON stays valid and the break stays visible.
+    broke, so that the JSON stays valid and the break stays visible. ``published`` (accuracies in
+    percent), ``published_source``, ``delta`` and ``verdict`` are null where no published value was
+    made alike.
     """
-    return json.dumps([_plain(row) for row in rows], indent=1, allow_nan=False) + "\n"
+    return json.dumps(_all_plain(rows), indent=1, allow_nan=False) + "\n"
+
+
+def _all_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    none = dict.fromkeys(("published", "published_source", "delta", "verdict"))
+    found = plain_published(rows)
+    return [{**_plain(row), **found.get(i, none)} for i, row in enumerate(rows)]
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -70,86 +81,59 @@ def _plain(row: Row) -> dict[str, Any]:
     return plain
 
 
-@dataclass(frozen=True)
-class _Column:
-    header: str
-    texts: list[str]
-    right: bool = False  # numbers are aligned on their last digit
-    best: frozenset[int] = frozenset()  # lines
-
-
-def _columns(comparison: Comparison, without: Sequence[str] = ()) -> list[_Column]:
-    """All columns that say something: no model where there is one, no state where all is done."""
-    lines = comparison.lines
-    columns = [
-        _Column("model", [line.model for line in lines]),
-        _Column("protocol", [line.protocol for line in lines]),
-    ]
-    columns = [column for column in columns if len({*column.texts} - {""}) > 1]
-    columns.append(_Column("method", [line.method for line in lines]))
-    columns.append(_Column(BITS, [line.bits for line in lines]))
-    for i, name in enumerate(comparison.columns):
-        best = frozenset(n for n, line in enumerate(lines) if line.entries[i].best)
-        columns.append(_Column(name, [line.entries[i].text for line in lines], True, best))
-    optional = [
-        _Column("bits/weight", [line.effective_bits for line in lines], True),
-        _Column("calibration", [line.seconds for line in lines], True),
-        _Column("state", [line.state for line in lines]),
-    ]
-    return columns + [
-        column
-        for column in optional
-        if {*column.texts} - {"", NOTHING} and column.header not in without
-    ]
-
-
-def _markdown(comparison: Comparison) -> str:
-    columns = _columns(comparison)
-    texts = [
-        [f"**{text}**" if n in column.best else text for n, text in enumerate(column.texts)]
-        for column in columns
-    ]
+def _markdown(grid: Grid) -> str:
+    texts = [[_emphasis(cell) for cell in column.cells] for column in grid.columns]
     table = tabulate(
         [[text.replace("|", "\\|") for text in line] for line in zip(*texts, strict=True)],
-        [column.header for column in columns],
+        [" ".join(filter(None, column.header)) for column in grid.columns],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=["right" if column.right else "left" for column in columns],
+        colalign=["right" if column.number else "left" for column in grid.columns],
     )
     # two blanks end a line in Markdown
-    notes = "  \n".join(note.replace("|", "\\|") for note in comparison.notes)
+    notes = "  \n".join(note.replace("|", "\\|") for note in grid.notes)
     return f"{table}\n\n{notes}\n" if notes else f"{table}\n"
 
 
-def _rich(comparison: Comparison, console: Console) -> Table:
+def _emphasis(cell: Cell) -> str:
+    """Bold for the best, italics for the second: Markdown cannot underline."""
+    return f"**{cell.text}**" if cell.best else f"*{cell.text}*" if cell.second else cell.text
+
+
+def _rich(comparison: Comparison, view: View | None, console: Console) -> Table:
     """The fullest table that fits the terminal: costs give way before results do."""
     wide = console.options.update(max_width=10_000)
     for without in ((), ("calibration",), ("calibration", "bits/weight")):
-        table = _drawn(comparison, _columns(comparison, without))
+        table = _drawn(lay_out(comparison, view, without))
         if console.measure(table, options=wide).maximum <= console.width:
             break
     return table
 
 
-def _drawn(comparison: Comparison, columns: Sequence[_Column]) -> Table:
+def _drawn(grid: Grid) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
+    for column in grid.columns:
         # only words are wrapped: a number in two lines is no number
-        words = column.header in ("method", "state")
+        words = column.header[-1] in WORDS
+        # the data set above its metric keeps columns of numbers narrow
+        header = "\n".join(part.replace(" ", "\n", 1) for part in column.header if part)
         table.add_column(
-            # the data set above its metric keeps columns of numbers narrow
-            Text(column.header.replace(" ", "\n", 1)),
-            justify="right" if column.right else "left",
+            Text(header),
+            justify="right" if column.number else "left",
             no_wrap=not words,
-            min_width=_longest_word(column.texts) if words else None,
+            min_width=_longest_word([cell.text for cell in column.cells]) if words else None,
         )
-    lines = comparison.lines
-    for n, line in enumerate(lines):
+    for n in range(grid.height):
         table.add_row(
-            *(Text(column.texts[n], style="bold" * (n in column.best)) for column in columns),
-            end_section=n + 1 < len(lines) and lines[n + 1].group != line.group,
+            # the text alone is styled: padding must not be underlined
+            *(Text.assemble((c.cells[n].text, _style(c.cells[n]))) for c in grid.columns),
+            end_section=n + 1 in grid.breaks,
         )
     return table
+
+
+def _style(cell: Cell) -> str:
+    return "bold" if cell.best else "underline" if cell.second else ""
 
 
 def _longest_word(texts: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.experiment.calibrate import calibrate
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.evaluate import evaluate
+from quantexp.experiment.record import altered
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_every_method_ends_in_records_that_name_their_protocol(
 ) -> None:
     found = measured(cell(path, tmp_path, method))
     assert set(found) == ({"perplexity"} if method == "none" else {"perplexity", "block_error"})
+    assert all("checksum" in each and not altered(each) for each in found.values())
     record = found["perplexity"]
     assert record["metric"] == "ppl"
     assert 1 < record["value"] < 1e4

@@ -11,6 +11,8 @@ _BITS = {
     "w8a8": (8, 8, 16, 16, 16, None),
     "w4a4": (4, 4, 16, 16, 16, None),
     "w4a4kv4": (4, 4, 4, 4, 16, None),
+    "w4a4qkv4": (4, 4, 4, 4, 4, None),
+    "w4a16": (4, 16, 16, 16, 16, None),
     "w3a16g128": (3, 16, 16, 16, 16, 128),
 }
 
@@ -30,6 +32,7 @@ class FakeOutputs:
         model: str = "demo",
         state: str = "done",
         seed: int = 0,
+        data_seed: int | None = None,
         protocol: str = "uniform",
         method: dict[str, Any] | None = None,
         scheme: str = "symmetric",
@@ -39,8 +42,10 @@ class FakeOutputs:
     ) -> str:
         """One cell with its status, and its perplexity on pydocs if there is one; returns its id.
 
+        ``data_seed`` is ``seed`` where it is not given.
         ``code`` stands for whatever changes a fingerprint without being in the configuration.
         """
+        data_seed = seed if data_seed is None else data_seed
         *widths, group = _BITS[bits]
         tensors = ("weight", "activation", "key", "value", "query")
         spec: dict[str, Any] = {
@@ -53,7 +58,7 @@ class FakeOutputs:
             "model": {"name": model, "source": "demo", "path": None},
             "method": {"name": name, **(method or {})},
             "bits": spec,
-            "data": {"name": "pydocs", "corpus": "pydocs", "seed": seed},
+            "data": {"name": "pydocs", "corpus": "pydocs", "seed": data_seed},
             "evaluation": {"name": "default", "perplexity": [{"name": "pydocs"}]},
             "protocol": {"name": protocol},
             "cluster": {"name": "local", "threads": 2},
@@ -79,10 +84,10 @@ class FakeOutputs:
             "bits": bits,
             "protocol": protocol,
             "seed": seed,
-            "data_seed": seed,
+            "data_seed": data_seed,
         }
         run_only = ["paths", "cluster", "tracker", "keep", "name"]
-        record.write(
+        record.write_signed(
             self.folder(cell) / "cell.json", {**identity, "config": config, "run_only": run_only}
         )
         record.write(
@@ -96,7 +101,14 @@ class FakeOutputs:
     def folder(self, cell: str) -> Path:
         return self.root / "cells" / cell
 
-    def evaluation(self, cell: str, value: float, dataset: str = "pydocs", **details: Any) -> Path:
+    def evaluation(
+        self,
+        cell: str,
+        value: float,
+        dataset: str = "pydocs",
+        libraries: dict[str, str] | None = None,
+        **details: Any,
+    ) -> Path:
         """A perplexity record."""
         digest = hashlib.sha256(repr((dataset, details)).encode()).hexdigest()
         path = self.folder(cell) / "evaluations" / f"perplexity-{dataset}-{digest[:8]}.json"
@@ -108,15 +120,15 @@ class FakeOutputs:
             "value": value,
             "details": {**common, **details},
             "time": "2026-01-01T00:00:00+00:00",
-            "provenance": {"quantexp": "0.1.0", "host": "node7"},
+            "provenance": {"quantexp": "0.1.0", "host": "node7", "libraries": libraries or {}},
         }
-        record.write(path, data)
+        record.write_signed(path, data)
         return path
 
     def block_error(self, cell: str, blocks: int = 2) -> None:
         """The diagnostics of a quantized cell."""
         details = [{"block": i, "mse": 0.1 * (i + 1), "sqnr_db": 20.0 - i} for i in range(blocks)]
-        record.write(
+        record.write_signed(
             self.folder(cell) / "evaluations" / "block_error-pydocs-00000000.json",
             {
                 "kind": "block_error",
@@ -135,7 +147,7 @@ class FakeOutputs:
             {"block": i, "seconds": 2.0 + i, "peak_memory_bytes": 2**30, "loss": [0.4, 0.2, 0.1]}
             for i in range(blocks)
         ]
-        record.write(
+        record.write_signed(
             self.root / "calibrations" / stored["calibration"][:16] / "report.json",
             {
                 "calibration": stored["calibration"],
