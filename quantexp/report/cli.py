@@ -23,10 +23,11 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
 
     from quantexp.report import table
+    from quantexp.report.averages import with_averages
     from quantexp.report.collect import collect
 
     outputs = Path(arguments.outputs)
-    rows = collect(outputs, arguments.sweep)
+    rows = with_averages(collect(outputs, arguments.sweep))
     if arguments.format == "json":
         sys.stdout.write(table.to_json(rows))
     elif arguments.format == "csv" and rows:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantexp.experiment import status
-from quantexp.report import names
+from quantexp.report import averages, names
 from quantexp.report.collect import Row
 from quantexp.report.distinguish import Column, columns, option_names, place
 
@@ -81,7 +81,7 @@ def compare(rows: Sequence[Row]) -> Comparison:
     return Comparison(
         tuple(names.column_name(*column) for column in order),
         tuple(_mark(line, lines, order) for line in lines),
-        tuple(_notes(rows, lines, older)),
+        (*averages.notes(rows), *_notes(rows, lines, older)),
     )
 
 
@@ -91,7 +91,14 @@ def _line(
     first = members[0][0]
     cells = {row.cell: row for row, _ in members}
     entries = [
-        _mean([row.value for row, c in members if c == column and row.value is not None], cells)
+        _mean(
+            [
+                names.as_shown(column[1], row.value)
+                for row, c in members
+                if c == column and row.value is not None
+            ],
+            cells,
+        )
         for column in order
     ]
     option = options[first.cell]

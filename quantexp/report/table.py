@@ -18,7 +18,7 @@ from quantexp.report.collect import Row
 from quantexp.report.compare import NOTHING, Comparison, compare
 
 BITS = "w/a/k/v/q/group"
-_PRIVATE = ("settings", "config", "updated")  # of a row: for the table, not for a reader
+_PRIVATE = ("metrics", "settings", "config", "updated")  # of a row: for the table, not for a reader
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
