@@ -80,7 +80,11 @@ def evaluate(
         found = {
             "metric": "sqnr_db",
             "value": errors[-1]["sqnr_db"],
-            "details": {"windows": len(windows), "blocks": errors, "token_hash": token_hash(windows)},
+            "details": {
+                "windows": len(windows),
+                "blocks": errors,
+                "token_hash": token_hash(windows),
+            },
         }
     identity = cell.describe()
     del identity["config"], identity["run_only"], identity["fingerprint"]
