@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantexp.report import names
 from quantexp.report.collect import EDITED, Row
 from quantexp.report.distinguish import option_names
 from quantexp.report.published import BASELINE, Published, bits_of, load, paper_model
@@ -39,7 +40,7 @@ class Match:
 
     def delta(self, value: float) -> float:
         """Ours minus theirs, both in their unit."""
-        return in_their_unit(value, self.published.metric) - self.published.value
+        return names.as_shown(self.published.metric, value) - self.published.value
 
     def verdict(self, value: float) -> str:
         """``ok`` or ``off`` against the tolerance; empty where none is known."""
@@ -122,7 +123,7 @@ def withheld(rows: Sequence[Row], found: dict[int, Match]) -> dict[int, str]:
             reasons[index] = f"{place}: no FP16 cell of ours to compare first (method=none)"
         else:
             worst = max(
-                (in_their_unit(v, item.metric) for v in ours), key=lambda v: _gap(v, theirs)
+                (names.as_shown(item.metric, v) for v in ours), key=lambda v: _gap(v, theirs)
             )
             tolerance = max(_BASELINE_TOLERANCE[item.metric], theirs.rounding)
             if _gap(worst, theirs) > tolerance + 1e-9:
@@ -131,11 +132,6 @@ def withheld(rows: Sequence[Row], found: dict[int, Match]) -> dict[int, str]:
                     f"({theirs.source}), more than {tolerance:g} away"
                 )
     return reasons
-
-
-def in_their_unit(value: float, metric: str) -> float:
-    """A value of ours in the papers' unit: accuracies are fractions here, percent there."""
-    return value if metric == "ppl" else 100 * value
 
 
 def _gap(value: float, item: Published) -> float:

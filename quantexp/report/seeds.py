@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
+from quantexp.report import names
 from quantexp.report.collect import EDITED, Row
 
 NOTHING = "–"
@@ -17,7 +18,7 @@ def mean(rows: Sequence[Row], one: Row | None) -> tuple[str, float | None]:
         rows: One row for each cell that has a value.
         one: The only cell of the line, where there are no others to average with.
     """
-    values = [row.value for row in rows if row.value is not None and row.status != EDITED]
+    values = _shown(rows)
     if not values:
         return (EDITED if rows else NOTHING), None
     finite = [value for value in values if math.isfinite(value)]
@@ -46,11 +47,7 @@ def spreads(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
         "seed": (lambda row: row.seed, lambda row: row.data_seed),
         "data.seed": (lambda row: row.data_seed, lambda row: row.seed),
     }
-    usable = [
-        (row, row.value)
-        for row in rows
-        if row.value is not None and math.isfinite(row.value) and row.status != EDITED
-    ]
+    usable = [(row, value) for row in rows for value in _shown([row]) if math.isfinite(value)]
     found = {}
     for name, (axis, other) in axes.items():
         groups: dict[int | None, dict[int | None, float]] = {}
@@ -63,6 +60,15 @@ def spreads(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
             count = len({axis(row) for row, _ in usable})
             found[name] = (math.sqrt(squares / freedom), count)
     return found
+
+
+def _shown(rows: Sequence[Row]) -> list[float]:
+    """The values that count, in the unit of tables."""
+    return [
+        names.as_shown(row.metric or "", row.value)
+        for row in rows
+        if row.value is not None and row.status != EDITED
+    ]
 
 
 def number(value: float) -> str:
