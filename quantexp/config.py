@@ -13,6 +13,7 @@ from typing import Any
 from quantexp import registry
 from quantexp.calibration import corpora
 from quantexp.errors import ConfigError, unknown
+from quantexp.evaluation.tasks import TASKS
 from quantexp.typed import build, plain
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -167,6 +168,10 @@ class EvaluationConfig:
 
     ``path``, ``seq_len`` and ``max_windows`` are short forms for the command line: a further set
     from a file, and one value for every set. :func:`from_plain` writes them into the sets.
+
+    ``tasks`` are zero-shot tasks of lm-eval, ``task_data`` a folder with their documents
+    (``arc_easy.jsonl``, …; ``None``: from the hub), ``task_limit`` the first so many documents of
+    each. ``batch_size`` is how many requests run at once; it does not enter a result.
     """
 
     name: str
@@ -175,6 +180,10 @@ class EvaluationConfig:
     seq_len: int | None = None
     max_windows: int | None = None
     block_error_windows: int = 4
+    tasks: tuple[str, ...] = ()
+    task_data: str | None = None
+    task_limit: int | None = None
+    batch_size: int = 8
 
 
 @dataclass(frozen=True)
@@ -327,11 +336,7 @@ def _check(config: ExperimentConfig) -> None:
         )
     if config.name is not None:
         _file_name("name", config.name)
-    if config.evaluation.name == "local" and not config.evaluation.perplexity:
-        raise ConfigError(
-            "evaluation=local has nothing to measure: add evaluation.path=FILE "
-            "(.txt, .jsonl, or token windows in .json)"
-        )
+    _check_tasks(config.evaluation)
     names = [s.name for s in config.evaluation.perplexity]
     for i, item in enumerate(config.evaluation.perplexity):
         where = f"evaluation.perplexity[{i}]"
@@ -343,6 +348,27 @@ def _check(config: ExperimentConfig) -> None:
             raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
     data = config.data
     corpora.check("data", data.corpus, data.path, data.join, data.field)
+
+
+def _check_tasks(evaluation: EvaluationConfig) -> None:
+    nothing = not evaluation.perplexity and not evaluation.tasks
+    if nothing and evaluation.name in ("local", "zeroshot"):
+        raise ConfigError(
+            f"evaluation={evaluation.name} has nothing to measure: add evaluation.path=FILE "
+            "(.txt, .jsonl, or token windows in .json) or evaluation.tasks=[arc_easy,…]"
+        )
+    for name in evaluation.tasks:
+        if name not in TASKS:
+            raise ConfigError(unknown("task in evaluation.tasks", name, TASKS))
+        if evaluation.tasks.count(name) > 1:
+            raise ConfigError(f"evaluation.tasks names '{name}' twice: remove one")
+    if evaluation.task_data is not None and not evaluation.tasks:
+        raise ConfigError(
+            f"evaluation.task_data={evaluation.task_data} is read by no task: add "
+            "evaluation.tasks=[arc_easy,…] or evaluation=zeroshot"
+        )
+    _positive("evaluation.task_limit", evaluation.task_limit)
+    _positive("evaluation.batch_size", evaluation.batch_size)
 
 
 def _check_tensor(tensor: str, spec: TensorQuantization) -> None:

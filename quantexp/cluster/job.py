@@ -41,11 +41,17 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _needs_hub(cell: Cell) -> bool:
+    evaluation = cell.config.evaluation
+    from_hub = bool(evaluation.tasks) and evaluation.task_data is None
+    return from_hub or cell.config.model.source not in ("demo", "local")
+
+
 def environment(cells: Sequence[Cell], cluster: ClusterConfig) -> dict[str, str]:
     """Variables of a job: a fixed number of threads, and no network where none is needed."""
     threads = str(cluster.threads)
     variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic results on a GPU need
-    if all(cell.config.model.source in ("demo", "local") for cell in cells):
+    if not any(_needs_hub(cell) for cell in cells):
         variables["HF_HUB_OFFLINE"] = "1"
     return variables

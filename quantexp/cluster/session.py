@@ -151,11 +151,13 @@ def _run(made: Plan, folder: Path | None, console: Console) -> None:
 
 
 def _summarize(made: Plan, name: str | None, console: Console) -> None:
+    from quantexp.report.averages import with_averages
     from quantexp.report.collect import collect
     from quantexp.report.table import print_table
 
     ids = {cell.id for cell in made.cells}
-    print_table([row for row in collect(made.cells[0].outputs, name) if row.cell in ids], console)
+    rows = with_averages(collect(made.cells[0].outputs, name))
+    print_table([row for row in rows if row.cell in ids], console)
     failed = made.failed
     for cell in failed:
         _say(console, f"not done {cell.folder}/status.json")

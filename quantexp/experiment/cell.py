@@ -10,12 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from quantexp import registry
 from quantexp.calibration import data
 from quantexp.config import TENSORS, ExperimentConfig, PerplexitySet, to_plain
+from quantexp.evaluation import tasks
 from quantexp.experiment import record
 from quantexp.models import source
 from quantexp.protocols import official
@@ -36,10 +38,11 @@ def fingerprint(value: Any) -> str:
 class Evaluation:
     """One evaluation of a cell: what it measures and the file that holds its record."""
 
-    kind: str  # perplexity | block_error
+    kind: str  # perplexity | block_error | zeroshot
     name: str
     inputs: dict[str, Any]
     set: PerplexitySet | None = None
+    task: tasks.TaskFile | None = None  # a zero-shot task's documents; None: the hub's
 
     @property
     def file_name(self) -> str:
@@ -151,7 +154,22 @@ class Cell:
         if self.quantized and count:
             inputs = {**common, "kind": "block_error", "data": self.windows.inputs, "count": count}
             found.append(Evaluation("block_error", self.config.data.name, inputs))
+        found += [self._zeroshot(name, common) for name in self.config.evaluation.tasks]
         return tuple(found)
+
+    def _zeroshot(self, name: str, common: dict[str, Any]) -> Evaluation:
+        config, task = self.config.evaluation, tasks.TASKS[name]
+        file = tasks.find(name, config.task_data) if config.task_data else None
+        inputs = {
+            **common,
+            "kind": "zeroshot",
+            "task": name,
+            "task_version": task.version,
+            "data": file.inputs if file else {"hub": task.hub},
+            "limit": config.task_limit,
+            "lm_eval": version(tasks.HARNESS),
+        }
+        return Evaluation("zeroshot", name, inputs, task=file)
 
     def result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The record of an evaluation, or ``None`` where it is not done."""

@@ -1,6 +1,7 @@
 """evaluate: a cell's checkpoint × one evaluation → one record."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from quantexp.calibration import data
 from quantexp.calibration.blocks import Progress, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.sampling import token_hash
+from quantexp.config import TENSORS
 from quantexp.evaluation.block_error import block_errors
 from quantexp.evaluation.perplexity import details, perplexity, window_nll
 from quantexp.experiment import record
@@ -18,35 +20,73 @@ from quantexp.measure import Meter, device_name
 from quantexp.models.load import StreamedModel
 
 
-def evaluate(cell: Cell, evaluation: Evaluation, progress: Progress) -> None:
+class Subject:
+    """A cell's model as its evaluations need it: streamed by block, or whole; each built once.
+
+    Attributes:
+        model: The checkpoint's pieces.
+        block: Block by index: rebuilt from integers, or as it is for the baseline.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.model = StreamedModel(cell.model, cell.config.model)
+        self.block = _blocks(cell, self.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.model.tokenizer()
+
+    @cached_property
+    def whole(self) -> Any:
+        """All of it in memory, as a ``PreTrainedModel``."""
+        from quantexp.models.assemble import assemble
+
+        return assemble(self.model, self.block)
+
+
+def evaluate(
+    cell: Cell, evaluation: Evaluation, progress: Progress, subject: Subject | None = None
+) -> None:
     """Measures one thing on the model as rebuilt from its checkpoint and writes the record.
+
+    Args:
+        cell: Whose checkpoint.
+        evaluation: One of the cell's.
+        progress: Told of what is done.
+        subject: The cell's model, where several evaluations share it.
 
     Raises:
         QuantexpError: A file is missing or damaged, a text too short.
     """
     meter = Meter()
-    model = StreamedModel(cell.model, cell.config.model)
-    block = _blocks(cell, model)
-    tokenizer = model.tokenizer()
+    subject = subject or Subject(cell)
+    model, block, tokenizer = subject.model, subject.block, subject.tokenizer
 
     def report(done: int) -> None:
         progress(f"{evaluation.kind} {evaluation.name}", done, model.blocks, None)
 
     found: dict[str, Any]
-    if evaluation.set is not None:
+    if evaluation.kind == "zeroshot":
+        found = _zeroshot(cell, evaluation, subject, progress)
+    elif evaluation.set is not None:
         windows = data.find_set(evaluation.set).load(tokenizer)
         nll = window_nll(model, block, windows, report)
         value = perplexity(nll, windows.shape[1] - 1)
         found = {"metric": "ppl", "value": value, "details": details(windows, nll, tokenizer)}
+        found["details"]["token_hash"] = token_hash(windows)
     else:
         windows = cell.windows.load(tokenizer)[: evaluation.inputs["count"]]
         errors = block_errors(model, block, windows, report)
         found = {
             "metric": "sqnr_db",
             "value": errors[-1]["sqnr_db"],
-            "details": {"windows": len(windows), "blocks": errors},
+            "details": {
+                "windows": len(windows),
+                "blocks": errors,
+                "token_hash": token_hash(windows),
+            },
         }
-    found["details"]["token_hash"] = token_hash(windows)
     identity = cell.describe()
     del identity["config"], identity["run_only"], identity["fingerprint"]
     record.write_signed(
@@ -66,6 +106,26 @@ def evaluate(cell: Cell, evaluation: Evaluation, progress: Progress) -> None:
             "time": record.now(),
             "provenance": record.provenance(),
         },
+    )
+
+
+def _zeroshot(
+    cell: Cell, evaluation: Evaluation, subject: Subject, progress: Progress
+) -> dict[str, Any]:
+    from quantexp.evaluation.zeroshot import zeroshot  # lm-eval takes seconds to import
+
+    bits = cell.config.bits
+    specs = (getattr(bits, name) for name in TENSORS if name != "weight")
+    # one range for the whole tensor, found as it runs, would depend on a document's neighbours
+    shared = any(s.active and s.dynamic and s.granularity == "per_tensor" for s in specs)
+    return zeroshot(
+        subject.whole,
+        subject.tokenizer,
+        evaluation.name,
+        evaluation.task,
+        cell.config.evaluation.task_limit,
+        1 if shared else cell.config.evaluation.batch_size,
+        lambda done, total: progress(f"zeroshot {evaluation.name}", done, total, None),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from quantexp.calibration.data import WindowSource, find_set
 from quantexp.config import TENSORS
 from quantexp.errors import ConfigError, DataError, QuantexpError
+from quantexp.evaluation import tasks
 from quantexp.experiment.cell import Cell
 from quantexp.models.source import ModelSource
 
@@ -46,6 +47,16 @@ def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
         yield lambda item=item, where=where, key=key: _windows(  # type: ignore[misc]
             where, key, find_set(item), model
         )
+    for name in cell.config.evaluation.tasks:
+        yield lambda name=name: _task(name, cell.config.evaluation.task_data)  # type: ignore[misc]
+
+
+def _task(name: str, folder: str | None) -> None:
+    """A local file must be right; without one, what is not cached must be within reach."""
+    if folder is not None:
+        tasks.find(name, folder)
+    elif tasks.offline() and not tasks.is_cached(name):
+        raise DataError(tasks.unreachable(name, "no network is asked for, and it is not cached"))
 
 
 def _writable(outputs: Path) -> None:

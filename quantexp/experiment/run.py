@@ -71,12 +71,13 @@ def free(checkpoint: Path) -> None:
 def _calibrate_and_evaluate(cell: Cell, status: Status) -> None:
     # torch is imported only where there is work to do
     from quantexp.experiment.calibrate import calibrate
-    from quantexp.experiment.evaluate import evaluate
+    from quantexp.experiment.evaluate import Subject, evaluate
 
     if cell.quantized:
         calibrate(cell, status.progress)
+    subject = Subject(cell)
     for evaluation in cell.missing:
-        evaluate(cell, evaluation, status.progress)
+        evaluate(cell, evaluation, status.progress, subject)
 
 
 def _mirror(cell: Cell) -> None:

@@ -104,13 +104,28 @@ class StreamedModel:
         assert isinstance(layers, nn.ModuleList)
         return copy.deepcopy(layers[index])
 
+    def skeleton(self) -> Any:
+        """The whole model on the meta device but for its rotary embedding, to be filled.
+
+        Its head is tied to its embedding only where the checkpoint stores no head.
+        """
+        model: Any = copy.deepcopy(self._meta)
+        model.config.use_cache = False  # nothing is generated
+        model.config.tie_word_embeddings = self._tied
+        path = self.source.architecture.rotary
+        model.set_submodule(path, self._rotary(model.get_submodule(path)))
+        return model
+
+    def embedding(self, dtype: torch.dtype, device: str | None = None) -> nn.Module:
+        """Token ids (B, T) → (B, T, C), with its weight, on the device."""
+        path = self.source.architecture.embedding
+        weight = self._read(f"{path}.weight", dtype, device)
+        return _fill(copy.deepcopy(self._meta.get_submodule(path)), {"weight": weight})
+
     def embed(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """Token ids (B, T) → inputs (B, T, C) of block 0, on the CPU."""
-        weight = self._read(f"{self.source.architecture.embedding}.weight", dtype, "cpu")
-        embedding = copy.deepcopy(self._meta.get_submodule(self.source.architecture.embedding))
-        _fill(embedding, {"weight": weight})
         with torch.no_grad():
-            out: Tensor = embedding(tokens)
+            out: Tensor = self.embedding(dtype, "cpu")(tokens)
         return out
 
     def head(self, dtype: torch.dtype) -> nn.Module:
@@ -118,9 +133,7 @@ class StreamedModel:
         path = self.source.architecture.final_norm
         norm = copy.deepcopy(self._meta.get_submodule(path))
         _fill(norm, {n: self._read(f"{path}.{n}", dtype) for n, _ in norm.named_parameters()})
-        name = "lm_head.weight"
-        if name not in self._files and self._config.tie_word_embeddings:  # stored once
-            name = f"{self.source.architecture.embedding}.weight"
+        name = f"{self.source.architecture.embedding}.weight" if self._tied else "lm_head.weight"
         head = copy.deepcopy(self._meta.get_submodule("lm_head"))
         _fill(head, {"weight": self._read(name, dtype)})
         return nn.Sequential(norm, head)
@@ -139,14 +152,23 @@ class StreamedModel:
         notes = [_Notes(layer) for layer in getattr(decoder, layers_name)]
         setattr(decoder, layers_name, nn.ModuleList(notes))
         rotary = self.source.architecture.rotary.rpartition(".")[2]
-        # its buffers are computed, not stored: it is built anew outside the meta device
-        setattr(decoder, rotary, type(getattr(decoder, rotary))(self._config).to(self.device))
+        setattr(decoder, rotary, self._rotary(getattr(decoder, rotary)))
         norm = self.source.architecture.final_norm.rpartition(".")[2]
         setattr(decoder, norm, nn.Identity())
         hidden = torch.zeros(1, length, self.source.hidden, dtype=dtype, device=self.device)
         with torch.no_grad():
             decoder(inputs_embeds=hidden, use_cache=False)
         return [note.kwargs for note in notes]
+
+    @property
+    def _tied(self) -> bool:
+        """Whether embedding and head are one tensor, stored once."""
+        return "lm_head.weight" not in self._files and bool(self._config.tie_word_embeddings)
+
+    def _rotary(self, meta: nn.Module) -> nn.Module:
+        """Its buffers are computed, not stored: it is built anew outside the meta device."""
+        found: nn.Module = type(meta)(self._config).to(self.device)
+        return found
 
     def _read(self, name: str, dtype: torch.dtype, device: str | None = None) -> Tensor:
         if name not in self._files:

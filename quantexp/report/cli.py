@@ -35,10 +35,11 @@ def main(argv: list[str]) -> int:
         significance=arguments.significance,
     )
     # after the parser: --help needs none of it
+    from quantexp.report.averages import with_averages
     from quantexp.report.collect import collect
 
     outputs = Path(arguments.outputs)
-    rows = collect(outputs, arguments.sweep)
+    rows = with_averages(collect(outputs, arguments.sweep))
     if arguments.compare and rows:
         from quantexp.report.pair import compare_cells
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantexp.errors import ConfigError, unknown
+from quantexp.evaluation.tasks import TASKS
 from quantexp.experiment import status
 from quantexp.report.records import (
     Warn,
@@ -53,6 +54,7 @@ class Row:
     dataset: str | None = None
     metric: str | None = None
     value: float | None = None
+    stderr: float | None = None
     seed: int | None = None
     data_seed: int | None = None
     cell: str
@@ -66,6 +68,8 @@ class Row:
     cause: str | None = None
     progress: str | None = None
     updated: str = ""
+    # all metrics of a zero-shot record, as shares
+    metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
     # how the value was measured, and the configuration without what cannot change a number
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -125,6 +129,8 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
             **common | ({"status": EDITED} if edited(path, data, warn) else {}),
             **{key: data[key] for key in ("kind", "dataset", "metric")},
             value=number(data["value"]),
+            stderr=number(data.get("stderr")),
+            metrics=(data.get("details") or {}).get("metrics") or {},
             settings=settings(data),
             record=path,
             versions=versions(data),
@@ -134,7 +140,12 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
     missing = [name for name in wanted if name not in measured]
     for name in missing:
         yield Row(**common, dataset=name, metric="ppl", kind="perplexity")
-    if not records and not missing:
+    done = {data["dataset"] for data in records if data["kind"] == "zeroshot"}
+    tasks = [t for t in stored["config"].get("evaluation", {}).get("tasks", ()) if t not in done]
+    for name in tasks:
+        metric = TASKS[name].metric if name in TASKS else None
+        yield Row(**common, dataset=name, metric=metric, kind="zeroshot")
+    if not records and not missing and not tasks:
         yield Row(**common)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quantexp.experiment import status
-from quantexp.report import names, notes, paper, seeds
+from quantexp.report import averages, names, notes, paper, seeds
 from quantexp.report.collect import EDITED, Row
 from quantexp.report.distinguish import Column, columns, option_names, place
 from quantexp.report.seeds import BASELINE, NOTHING
@@ -91,7 +91,7 @@ def compare(rows: Sequence[Row], view: View | None = None) -> Comparison:
         for _, indices in sorted(groups.items(), key=lambda item: _order(rows, item[1][0], options))
     ]
     lines = [_mark(line, lines, order) for line in lines]
-    said = notes.general(rows, lines, order, older)
+    said = [*averages.notes(rows), *notes.general(rows, lines, order, older)]
     if view.significance:
         from quantexp.report import similar
 

@@ -87,6 +87,11 @@ def columns(rows: Sequence[Row]) -> dict[int, Column]:
             ("bos", False),
             ("windows", True),
             ("token_hash", True),
+            ("limit", False),
+            ("num_fewshot", False),
+            ("task_version", False),
+            ("lm_eval", False),
+            ("text_hash", False),
         ):
             sofar = {_ways(rows[i], telling, by_model) for i in indices}
             finer = {_ways(rows[i], [*telling, (key, by_model)], by_model) for i in indices}

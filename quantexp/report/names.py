@@ -13,7 +13,13 @@ _METHODS = {
     "flatquant": "FlatQuant",
 }
 _LOWER = ("ppl", "nll", "mse")
-_HIGHER = ("acc", "acc_norm", "exact_match", "f1", "sqnr_db")
+_SHARES = (
+    "acc",
+    "acc_norm",
+    "exact_match",
+    "mean_accuracy",
+)  # records hold shares, tables per cent
+_HIGHER = (*_SHARES, "f1", "sqnr_db")
 
 
 def method_name(label: str) -> str:
@@ -36,10 +42,19 @@ def better(metric: str) -> int:
     return -1 if metric in _LOWER else 1 if metric in _HIGHER else 0
 
 
+def as_shown(metric: str, value: float) -> float:
+    """A record's value in the unit of tables: per cent for accuracies."""
+    return 100 * value if metric in _SHARES else value
+
+
 def column_name(dataset: str, metric: str, variant: str = "") -> str:
-    """``wikitext2 ppl ↓``; ``variant`` tells two ways of measuring apart."""
+    """``wikitext2 ppl ↓``; ``variant`` tells two ways of measuring apart.
+
+    The name of an average says its metric.
+    """
     arrow = {-1: " ↓", 1: " ↑", 0: ""}[better(metric)]
-    return f"{dataset} {metric}{f' ({variant})' if variant else ''}{arrow}"
+    name = dataset if metric == "mean_accuracy" else f"{dataset} {metric}"
+    return f"{name}{f' ({variant})' if variant else ''}{arrow}"
 
 
 def known() -> tuple[str, ...]:

@@ -96,7 +96,10 @@ def evaluation_files(folder: Path, warn: Warn = to_stderr) -> Iterator[tuple[Pat
 def settings(data: Mapping[str, Any]) -> dict[str, Any]:
     """What of a record says how it was measured: two values with unlike settings are told apart."""
     details = data.get("details") or {}
-    keys = ("seq_len", "stride", "bos", "windows", "token_hash")
+    keys = (
+        *("seq_len", "stride", "bos", "windows", "token_hash"),
+        *("limit", "num_fewshot", "task_version", "lm_eval", "text_hash", "note"),
+    )
     return {key: details[key] for key in keys if key in details}
 
 

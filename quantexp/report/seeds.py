@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
+from quantexp.report import names
 from quantexp.report.collect import EDITED, Row
 
 NOTHING = "–"
@@ -17,7 +18,7 @@ def mean(rows: Sequence[Row], one: Row | None) -> tuple[str, float | None]:
         rows: One row for each cell that has a value.
         one: The only cell of the line, where there are no others to average with.
     """
-    values = [row.value for row in rows if row.value is not None and row.status != EDITED]
+    values = [value for row, value in _shown(rows) if row.status != EDITED]
     if not values:
         return (EDITED if rows else NOTHING), None
     finite = [value for value in values if math.isfinite(value)]
@@ -47,9 +48,7 @@ def spreads(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
         "data.seed": (lambda row: row.data_seed, lambda row: row.seed),
     }
     usable = [
-        (row, row.value)
-        for row in rows
-        if row.value is not None and math.isfinite(row.value) and row.status != EDITED
+        (row, value) for row, value in _shown(rows) if math.isfinite(value) and row.status != EDITED
     ]
     found = {}
     for name, (axis, other) in axes.items():
@@ -63,6 +62,12 @@ def spreads(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
             count = len({axis(row) for row, _ in usable})
             found[name] = (math.sqrt(squares / freedom), count)
     return found
+
+
+def _shown(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """Rows that have a value, with the value in the unit of tables."""
+    shown = [(row, row.value) for row in rows if row.value is not None]
+    return [(row, names.as_shown(row.metric or "", value)) for row, value in shown]
 
 
 def number(value: float) -> str:

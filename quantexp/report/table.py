@@ -21,7 +21,7 @@ from quantexp.report.paper import plain as plain_published
 from quantexp.report.view import View
 
 # of a row: for the table, not for a reader
-_PRIVATE = ("settings", "config", "updated", "record", "versions")
+_PRIVATE = ("metrics", "settings", "config", "updated", "record", "versions")
 
 
 def print_table(rows: Sequence[Row], console: Console, view: View | None = None) -> None:

@@ -1,0 +1,231 @@
+"""The zero-shot tasks: a table of what lm-eval calls them, and their local files; no torch.
+
+lm-eval's own index of all its tasks takes seconds to build and cannot be read on a login node, so
+that what a configuration, a preflight and a report need of a task stands here.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from quantexp.errors import DataError
+
+HARNESS = "lm-eval"  # the distribution whose version is part of every zero-shot fingerprint
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of a local file.
+
+    Attributes:
+        name: ``hub`` where the rows are those of the hub.
+        columns: Those that every row must have.
+        note: What a reader of the number must know; empty where the text is the hub's.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of lm-eval.
+
+    Attributes:
+        yaml: Its definition, within ``lm_eval/tasks``.
+        version: The definition's version; another one is another protocol.
+        hub: The data set that the definition names.
+        split: The split that is measured.
+        metric: ``acc_norm`` where the task defines it, else ``acc`` (QuaRot, FlatQuant).
+        chance: What guessing gets, as a share; choices are weighed equally.
+        layouts: The columns that a local file may have, the hub's first.
+    """
+
+    yaml: str
+    version: float
+    hub: str
+    split: str
+    metric: str
+    chance: float
+    layouts: tuple[Layout, ...]
+
+
+def _hub(*columns: str) -> Layout:
+    return Layout("hub", columns)
+
+
+_CHOICES = (_hub("question", "choices", "answerKey"),)
+_HELLASWAG = (
+    _hub("activity_label", "ctx_a", "ctx_b", "endings", "label"),
+    Layout(
+        "processed",
+        ("query", "choices", "label"),
+        "the file holds texts processed before; lm-eval's own processing of contexts did not run",
+    ),
+)
+_COPA = (
+    _hub("premise", "choice1", "choice2", "question", "label"),
+    Layout(
+        "query",
+        ("query", "choices", "label"),
+        "premise and question are read back from a query that ends in ', because' or ', therefore'",
+    ),
+)
+_GLUE, _ARC = "aps/super_glue", "allenai/ai2_arc"
+_BOOLQ = _hub("passage", "question", "label")
+_OPENBOOKQA = _hub("question_stem", "choices", "answerKey")
+_PIQA = _hub("goal", "sol1", "sol2", "label")
+_WINOGRANDE = _hub("sentence", "option1", "option2", "answer")
+
+TASKS = {
+    "arc_challenge": Task("arc/arc_challenge.yaml", 1, _ARC, "test", "acc_norm", 1 / 4, _CHOICES),
+    "arc_easy": Task("arc/arc_easy.yaml", 1, _ARC, "test", "acc_norm", 1 / 4, _CHOICES),
+    "boolq": Task("super_glue/boolq/default.yaml", 2, _GLUE, "validation", "acc", 1 / 2, (_BOOLQ,)),
+    "copa": Task("super_glue/copa/default.yaml", 1, _GLUE, "validation", "acc", 1 / 2, _COPA),
+    "hellaswag": Task(
+        "hellaswag/hellaswag.yaml", 1, "Rowan/hellaswag", "validation", "acc_norm", 1 / 4,
+        _HELLASWAG,
+    ),
+    "lambada_openai": Task(
+        "lambada/lambada_openai.yaml", 1, "EleutherAI/lambada_openai", "test", "acc", 0,
+        (_hub("text"),),
+    ),
+    "openbookqa": Task(
+        "openbookqa/openbookqa.yaml", 1, "allenai/openbookqa", "test", "acc_norm", 1 / 4,
+        (_OPENBOOKQA,),
+    ),
+    "piqa": Task("piqa/piqa.yaml", 1, "baber/piqa", "validation", "acc_norm", 1 / 2, (_PIQA,)),
+    "winogrande": Task(
+        "winogrande/default.yaml", 1, "allenai/winogrande", "validation", "acc", 1 / 2,
+        (_WINOGRANDE,),
+    ),
+}  # fmt: skip
+
+
+def offline() -> bool:
+    """Whether the user told Hugging Face's libraries to stay off the network."""
+    said = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in said)
+
+
+def is_cached(task: str) -> bool:
+    """Whether Hugging Face's cache holds a task's data set, whatever its revision."""
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+    return (cache / TASKS[task].hub.replace("/", "___")).is_dir()
+
+
+def unreachable(task: str, cause: str) -> str:
+    """What to do where the hub's documents of a task cannot be had."""
+    return (
+        f"the documents of task {task} ({TASKS[task].hub} on the hub) cannot be had ({cause}): "
+        "give a folder that holds them, evaluation.task_data=DIR with "
+        f"DIR/{task}.jsonl, or run the same task once with network, which fills the cache of "
+        "Hugging Face (HF_HOME)"
+    )
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task's documents in a local file, one JSON object per line."""
+
+    path: Path
+    layout: Layout
+    content_hash: str
+    rows: int
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What of the file decides a number."""
+        return {"content": self.content_hash, "layout": self.layout.name}
+
+
+def find(task: str, folder: str) -> TaskFile:
+    """The file of a task in the folder of ``evaluation.task_data``.
+
+    Raises:
+        DataError: The folder or file is missing, or a row lacks a column.
+    """
+    root = Path(folder).expanduser()
+    path = root / f"{task}.jsonl"
+    if not path.is_file():
+        there = sorted(p.stem for p in root.glob("*.jsonl") if p.stem in TASKS)
+        known = f"it has {', '.join(there)}" if there else f"no such folder in {Path.cwd()}"
+        if root.is_dir() and not there:
+            known = f"expected are files such as {task}.jsonl, one JSON object per line"
+        raise DataError(
+            f"evaluation.task_data={folder} has no {task}.jsonl ({known}): add the file, "
+            "or leave the task out of evaluation.tasks"
+        )
+    stat = path.stat()
+    return _read(task, path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+def documents(task: str, file: TaskFile) -> list[dict[str, Any]]:
+    """All rows, with the columns that the task's own processing reads."""
+    rows = [json.loads(line) for line in _lines(file.path)]
+    return (
+        [_premise(row) for row in rows] if (task, file.layout.name) == ("copa", "query") else rows
+    )
+
+
+@cache
+def _read(task: str, path: Path, size: int, changed: int) -> TaskFile:
+    """Once per process and state of the file: every cell of a sweep asks."""
+    layouts = TASKS[task].layouts
+    lines = _lines(path)
+    if not lines:
+        raise DataError(f"evaluation.task_data: '{path}' is empty")
+    layout = None
+    for number, line in enumerate(lines, 1):
+        where = f"evaluation.task_data: '{path}', line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where} is no JSON object: {line[:60]!r}") from error
+        fits = [x for x in layouts if isinstance(row, dict) and set(x.columns) <= row.keys()]
+        if layout is None and fits:
+            layout = fits[0]
+        if layout is None or layout not in fits:
+            allowed = " or ".join(", ".join(x.columns) for x in layouts)
+            has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+            raise DataError(f"{where} has {has}: {task} needs the columns {allowed}")
+        if (task, layout.name) == ("copa", "query"):
+            _premise(row, where)
+    assert layout is not None
+    return TaskFile(path, layout, hashlib.sha256(path.read_bytes()).hexdigest(), len(lines))
+
+
+def _lines(path: Path) -> list[str]:
+    # not splitlines: texts may hold Unicode's other line ends
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"evaluation.task_data: '{path}' is no UTF-8 text (byte {error.start}): convert it"
+        ) from error
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _premise(row: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """COPA's columns from ``The man turned on the faucet, therefore``.
+
+    lm-eval replaces the full stop by a connector; here the connector is replaced by it.
+    """
+    query = str(row["query"])
+    for question, connector in (("cause", ", because"), ("effect", ", therefore")):
+        if query.endswith(connector):
+            first, second = row["choices"]
+            return {
+                "premise": query.removesuffix(connector) + ".",
+                "question": question,
+                "choice1": first,
+                "choice2": second,
+                "label": row["label"],
+            }
+    raise DataError(f"{where}: a query must end in ', because' or ', therefore', got {query!r}")
