@@ -171,7 +171,8 @@ class EvaluationConfig:
 
     ``tasks`` are zero-shot tasks of lm-eval, ``task_data`` a folder with their documents
     (``arc_easy.jsonl``, …; ``None``: from the hub), ``task_limit`` the first so many documents of
-    each. ``batch_size`` is how many requests run at once; it does not enter a result.
+    each. ``batch_size`` is how many requests run at once. Padding changes nothing, but sums are
+    rounded otherwise in another batch, and a 4-bit integer at the edge may follow.
     """
 
     name: str

@@ -50,7 +50,7 @@ def zeroshot(
         task: A name of :data:`~quantexp.evaluation.tasks.TASKS`.
         file: Local documents; ``None`` lets lm-eval load the hub's.
         limit: The first so many documents; ``None``: all.
-        batch_size: Requests that are run at once; it does not enter the result.
+        batch_size: Requests that are run at once, padded to the longest.
         progress: Told the number of finished requests and of all.
 
     Returns:

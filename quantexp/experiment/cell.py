@@ -167,9 +167,18 @@ class Cell:
             "task_version": task.version,
             "data": file.inputs if file else {"hub": task.hub},
             "limit": config.task_limit,
+            "batch_size": self._batch_size,
             "lm_eval": version(tasks.HARNESS),
         }
         return Evaluation("zeroshot", name, inputs, task=file)
+
+    @property
+    def _batch_size(self) -> int:
+        """One where a range found as it runs spans the batch: a document's neighbours are in it."""
+        specs = self.config.bits.forward.values()
+        active = [spec for spec in specs if spec["bits"] < 16 and spec["dynamic"]]
+        alone = any(spec["granularity"] == "per_tensor" for spec in active)
+        return 1 if alone else self.config.evaluation.batch_size
 
     def result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The record of an evaluation, or ``None`` where it is not done."""

@@ -11,7 +11,6 @@ from quantexp.calibration import data
 from quantexp.calibration.blocks import Progress, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.sampling import token_hash
-from quantexp.config import TENSORS
 from quantexp.evaluation.block_error import block_errors
 from quantexp.evaluation.perplexity import details, perplexity, window_nll
 from quantexp.experiment import record
@@ -68,7 +67,7 @@ def evaluate(
 
     found: dict[str, Any]
     if evaluation.kind == "zeroshot":
-        found = _zeroshot(cell, evaluation, subject, progress)
+        found = _zeroshot(evaluation, subject, progress)
     elif evaluation.set is not None:
         windows = data.find_set(evaluation.set).load(tokenizer)
         nll = window_nll(model, block, windows, report)
@@ -109,22 +108,16 @@ def evaluate(
     )
 
 
-def _zeroshot(
-    cell: Cell, evaluation: Evaluation, subject: Subject, progress: Progress
-) -> dict[str, Any]:
+def _zeroshot(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
     from quantexp.evaluation.zeroshot import zeroshot  # lm-eval takes seconds to import
 
-    bits = cell.config.bits
-    specs = (getattr(bits, name) for name in TENSORS if name != "weight")
-    # one range for the whole tensor, found as it runs, would depend on a document's neighbours
-    shared = any(s.active and s.dynamic and s.granularity == "per_tensor" for s in specs)
     return zeroshot(
         subject.whole,
         subject.tokenizer,
         evaluation.name,
         evaluation.task,
-        cell.config.evaluation.task_limit,
-        1 if shared else cell.config.evaluation.batch_size,
+        evaluation.inputs["limit"],
+        evaluation.inputs["batch_size"],
         lambda done, total: progress(f"zeroshot {evaluation.name}", done, total, None),
     )
 

@@ -23,11 +23,7 @@ Device = int | str | torch.device
 _SHARE = 0.85  # of a device's free memory that weights may take; the rest is for activations
 
 
-def assemble(
-    model: StreamedModel,
-    block: Callable[[int], nn.Module],
-    max_memory: Mapping[int | str, int | str] | None = None,
-) -> Any:
+def assemble(model: StreamedModel, block: Callable[[int], nn.Module]) -> Any:
     """One ``PreTrainedModel`` of embedding, blocks, norm and head, in ``model.compute``.
 
     A model larger than one accelerator is spread over all of them by accelerate, whole blocks at a
@@ -36,13 +32,12 @@ def assemble(
     Args:
         model: The checkpoint's pieces.
         block: Block by index, quantized or not, in ``model.compute``.
-        max_memory: Bytes per device (accelerate's names); ``None`` measures what is free.
 
     Raises:
         DataError: It does not fit the accelerators and the host together.
     """
     whole = model.skeleton()
-    devices = placement(whole, model, max_memory)
+    devices = placement(whole, model)
     paths = model.source.architecture
 
     def put(path: str, module: nn.Module) -> None:
@@ -77,7 +72,8 @@ def placement(
     Args:
         whole: The model on the meta device.
         model: Its pieces.
-        max_memory: Bytes per device; ``None`` takes the free memory, less room for activations.
+        max_memory: Bytes per device, by accelerate's names; ``None`` takes what is free, less
+            room for activations.
 
     Raises:
         DataError: Something would have to lie on disk.

@@ -130,7 +130,7 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
             **{key: data[key] for key in ("kind", "dataset", "metric")},
             value=number(data["value"]),
             stderr=number(data.get("stderr")),
-            metrics=(data.get("details") or {}).get("metrics") or {},
+            metrics=_metrics(data),
             settings=settings(data),
             record=path,
             versions=versions(data),
@@ -147,6 +147,11 @@ def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[R
         yield Row(**common, dataset=name, metric=metric, kind="zeroshot")
     if not records and not missing and not tasks:
         yield Row(**common)
+
+
+def _metrics(data: Mapping[str, Any]) -> dict[str, float]:
+    found = (data.get("details") or {}).get("metrics") or {}
+    return {key: value for key, text in found.items() if (value := number(text)) is not None}
 
 
 def _common(
