@@ -52,9 +52,11 @@ AVERAGES = {
 
 def with_averages(rows: Sequence[Row]) -> list[Row]:
     """The rows, and after each cell's own those of the averages that it has all tasks of."""
+    cells: dict[str, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(row.cell, []).append(row)
     found: list[Row] = []
-    for cell in dict.fromkeys(row.cell for row in rows):
-        own = [row for row in rows if row.cell == cell]
+    for own in cells.values():
         found += own + [row for name in AVERAGES for row in _averages(name, own)]
     return found
 
