@@ -28,7 +28,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from torch import Tensor
 
 from quantexp.errors import DataError
-from quantexp.evaluation.tasks import HARNESS, TASKS, Task, TaskFile, documents, unreachable
+from quantexp.evaluation.task_files import TaskFile, documents
+from quantexp.evaluation.tasks import HARNESS, TASKS, Task, unreachable
 
 _RESAMPLES = 1000  # for the standard error of metrics that have no closed form (LAMBADA's ppl)
 

@@ -17,7 +17,7 @@ from typing import Any
 from quantexp import registry
 from quantexp.calibration import data
 from quantexp.config import TENSORS, ExperimentConfig, PerplexitySet, to_plain
-from quantexp.evaluation import tasks
+from quantexp.evaluation import task_files, tasks
 from quantexp.experiment import record
 from quantexp.models import source
 from quantexp.protocols import official
@@ -42,7 +42,7 @@ class Evaluation:
     name: str
     inputs: dict[str, Any]
     set: PerplexitySet | None = None
-    task: tasks.TaskFile | None = None  # a zero-shot task's documents; None: the hub's
+    task: task_files.TaskFile | None = None  # a zero-shot task's documents; None: the hub's
 
     @property
     def file_name(self) -> str:
@@ -159,7 +159,7 @@ class Cell:
 
     def _zeroshot(self, name: str, common: dict[str, Any]) -> Evaluation:
         config, task = self.config.evaluation, tasks.TASKS[name]
-        file = tasks.find(name, config.task_data) if config.task_data else None
+        file = task_files.find(name, config.task_data) if config.task_data else None
         inputs = {
             **common,
             "kind": "zeroshot",

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantexp.calibration.data import WindowSource, find_set
 from quantexp.config import TENSORS
 from quantexp.errors import ConfigError, DataError, QuantexpError
-from quantexp.evaluation import tasks
+from quantexp.evaluation import task_files, tasks
 from quantexp.experiment.cell import Cell
 from quantexp.models.source import ModelSource
 
@@ -54,7 +54,7 @@ def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
 def _task(name: str, folder: str | None) -> None:
     """A local file must be right; without one, what is not cached must be within reach."""
     if folder is not None:
-        tasks.find(name, folder)
+        task_files.find(name, folder)
     elif tasks.offline() and not tasks.is_cached(name):
         raise DataError(tasks.unreachable(name, "no network is asked for, and it is not cached"))
 

@@ -12,7 +12,8 @@ from helpers import make_config, tiny_llama
 from task_rows import write_rows, write_tasks
 
 from quantexp.errors import ConfigError, DataError
-from quantexp.evaluation.tasks import TASKS, documents, find, unreachable
+from quantexp.evaluation.task_files import documents, find
+from quantexp.evaluation.tasks import TASKS, unreachable
 from quantexp.experiment import preflight
 from quantexp.experiment.cell import Cell
 
@@ -132,8 +133,8 @@ def test_preflight_needs_the_file_or_the_network(
 def test_checking_tasks_imports_no_torch(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path / "tasks")
     code = (
-        "import sys; from quantexp.evaluation import tasks; import quantexp.report.averages\n"
-        f"tasks.find('piqa', {str(folder)!r})\n"
+        "import sys; from quantexp.evaluation import task_files; import quantexp.report.averages\n"
+        f"task_files.find('piqa', {str(folder)!r})\n"
         "print(sorted({'torch', 'lm_eval', 'datasets', 'transformers'} & set(sys.modules)))"
     )
     run = subprocess.run(

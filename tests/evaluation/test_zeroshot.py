@@ -20,7 +20,7 @@ from helpers import (
 from task_rows import write_tasks
 
 from quantexp.errors import DataError
-from quantexp.evaluation import tasks
+from quantexp.evaluation import task_files, tasks
 from quantexp.evaluation.zeroshot import _quiet, zeroshot
 from quantexp.experiment.calibrate import calibrate
 from quantexp.experiment.cell import Cell
@@ -68,14 +68,14 @@ def direct(path: Path, folder: Path, name: str, limit: int | None, scratch: Path
     from lm_eval.tasks._yaml_loader import load_yaml
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    task, file = tasks.TASKS[name], tasks.find(name, str(folder))
+    task, file = tasks.TASKS[name], task_files.find(name, str(folder))
     definition = load_yaml(Path(lm_eval.__file__).parent / "tasks" / task.yaml)
     for key in ("tag", "training_split", "validation_split", "test_split"):
         definition.pop(key, None)
     if file.layout.name == "processed":
         del definition["process_docs"]
     rows = scratch / f"{name}.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in tasks.documents(name, file)))
+    rows.write_text("".join(json.dumps(row) + "\n" for row in task_files.documents(name, file)))
     definition |= {
         "dataset_path": "json",
         "dataset_name": None,
@@ -139,7 +139,7 @@ def test_padded_batches_equal_batches_of_one(
     # float64: float32 sums are rounded otherwise in another batch, and 4-bit integers may follow
     whole = assemble(model, blocks.__getitem__).double()
     for name in ("arc_easy", "lambada_openai", "boolq"):
-        file = tasks.find(name, str(folder))
+        file = task_files.find(name, str(folder))
         alone, padded = (
             zeroshot(whole, model.tokenizer(), name, file, None, size, silent) for size in (1, 7)
         )
@@ -216,6 +216,28 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("Couldn't reach 'baber/piqa' on the Hub (OfflineModeIsEnabled)")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+
+
+def test_the_hubs_documents_give_the_same_record(
+    path: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    rows = task_files.documents("arc_easy", task_files.find("arc_easy", str(folder)))
+    asked = []
+
+    def load(path: str, name: str, **_: Any) -> Any:
+        asked.append((path, name))
+        found = datasets.Dataset.from_list(rows)
+        return datasets.DatasetDict({"train": found, "validation": found, "test": found})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    hub = measured(cell(path, tmp_path, tasks=["arc_easy"]))["arc_easy"]
+    local = measured(cell(path, tmp_path, tasks=["arc_easy"], task_data=str(folder)))["arc_easy"]
+    assert asked == [("allenai/ai2_arc", "ARC-Easy")]
+    assert hub["inputs"]["data"] == {"hub": "allenai/ai2_arc"}
+    assert hub["details"]["text_hash"] == local["details"]["text_hash"]
+    assert hub["value"] == local["value"]
 
 
 @pytest.mark.usefixtures("unreachable")
