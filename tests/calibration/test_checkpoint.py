@@ -10,6 +10,7 @@ from torch import Tensor
 from quantexp.calibration import checkpoint as module
 from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
 from quantexp.errors import DataError
+from quantexp.experiment import record
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -87,7 +88,9 @@ def test_the_manifest_names_every_file_and_its_hash(grown: QuantizedCheckpoint) 
     manifest = json.loads((grown.folder / "manifest.json").read_text())
     assert manifest["calibration"] == "x"
     assert [len(f["sha256"]) for f in manifest["files"].values()] == [64]
-    assert json.loads((grown.folder / "report.json").read_text()) == {"blocks": []}
+    report = json.loads((grown.folder / "report.json").read_text())
+    assert report == {"blocks": [], "checksum": report["checksum"]}
+    assert not record.altered(report)
 
 
 def test_a_damaged_checkpoint_is_refused_with_a_way_out(grown: QuantizedCheckpoint) -> None:
