@@ -1,0 +1,143 @@
+"""What a configuration may hold: values out of range and combinations without sense are refused.
+
+What a method or a model adds to this is in ``Method.check`` and ``experiment/preflight.py``.
+"""
+
+import re
+
+from quantexp.calibration import corpora
+from quantexp.config import (
+    BITS,
+    GRANULARITIES,
+    SCHEMES,
+    TENSORS,
+    EvaluationConfig,
+    ExperimentConfig,
+    TensorQuantization,
+)
+from quantexp.errors import ConfigError, unknown
+from quantexp.evaluation.tasks import TASKS
+
+
+def check(config: ExperimentConfig) -> None:
+    """Refuses values and combinations that no method could run.
+
+    Raises:
+        ConfigError: Names the key, the value, what is allowed and how to fix it.
+    """
+    _one_of("rounding", config.rounding, ("rtn", "gptq"))
+    _one_of("keep", config.keep, ("records", "checkpoint"))
+    _one_of("tracker.mode", config.tracker.mode, ("auto", "offline", "online", "disabled"))
+    _one_of("model.source", config.model.source, ("demo", "local", "hf"))
+    _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
+    _one_of("protocol", config.protocol.name, ("uniform", "official"))
+    _one_of("cluster", config.cluster.name, ("local", "debug"))
+    for tensor in TENSORS:
+        _check_tensor(tensor, getattr(config.bits, tensor))
+    _positive("data.num_samples", config.data.num_samples)
+    _positive("data.seq_len", config.data.seq_len, least=2)
+    _positive("data.seed", config.data.seed, least=0)
+    _positive("seed", config.seed, least=0)
+    _positive("cluster.threads", config.cluster.threads)
+    _positive("cluster.max_jobs", config.cluster.max_jobs)
+    _positive("gptq.block_size", config.gptq.block_size)
+    _positive("evaluation.block_error_windows", config.evaluation.block_error_windows, least=0)
+    if not 0 < config.gptq.damping < 1:
+        raise ConfigError(
+            f"gptq.damping={config.gptq.damping} is out of range: allowed 0 < damping < 1 "
+            "(a share of the Hessian's mean diagonal; 0.01 is the paper's)"
+        )
+    none = config.method.name == "none"
+    if config.rounding == "gptq" and not config.bits.weight.active and not none:
+        raise ConfigError(
+            f"rounding=gptq rounds weights, but bits={config.bits.label} leaves them at 16 bits: "
+            "choose bits with w2…w8, or rounding=rtn"
+        )
+    if config.name is not None:
+        _file_name("name", config.name)
+    _check_tasks(config.evaluation)
+    names = [s.name for s in config.evaluation.perplexity]
+    for i, item in enumerate(config.evaluation.perplexity):
+        where = f"evaluation.perplexity[{i}]"
+        _file_name(f"{where}.name", item.name)
+        _positive(f"{where}.seq_len", item.seq_len, least=2)
+        _positive(f"{where}.max_windows", item.max_windows)
+        corpora.check(where, item.corpus, item.path, item.join, item.field)
+        if names.count(item.name) > 1:
+            raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
+    data = config.data
+    corpora.check("data", data.corpus, data.path, data.join, data.field)
+
+
+def _check_tasks(evaluation: EvaluationConfig) -> None:
+    nothing = not evaluation.perplexity and not evaluation.tasks
+    if nothing and evaluation.name in ("local", "zeroshot"):
+        raise ConfigError(
+            f"evaluation={evaluation.name} has nothing to measure: add evaluation.path=FILE "
+            "(.txt, .jsonl, or token windows in .json) or evaluation.tasks=[arc_easy,…]"
+        )
+    for name in evaluation.tasks:
+        if name not in TASKS:
+            raise ConfigError(unknown("task in evaluation.tasks", name, TASKS))
+        if evaluation.tasks.count(name) > 1:
+            raise ConfigError(f"evaluation.tasks names '{name}' twice: remove one")
+    if evaluation.task_data is not None and not evaluation.tasks:
+        raise ConfigError(
+            f"evaluation.task_data={evaluation.task_data} is read by no task: add "
+            "evaluation.tasks=[arc_easy,…] or evaluation=zeroshot"
+        )
+    _positive("evaluation.task_limit", evaluation.task_limit)
+    _positive("evaluation.batch_size", evaluation.batch_size)
+
+
+def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
+    where = f"bits.{tensor}"
+    if spec.bits not in BITS:
+        raise ConfigError(
+            f"{where}.bits={spec.bits} is out of range: allowed {', '.join(map(str, BITS))} "
+            "(16 leaves the tensor as it is)"
+        )
+    _one_of(f"{where}.scheme", spec.scheme, SCHEMES)
+    _one_of(f"{where}.granularity", spec.granularity, GRANULARITIES[tensor])
+    _one_of(f"{where}.clip_search", spec.clip_search, ("none", "grid"))
+    _positive(f"{where}.group_size", spec.group_size)
+    if not 0 < spec.clip_ratio <= 1:
+        raise ConfigError(
+            f"{where}.clip_ratio={spec.clip_ratio} is out of range: allowed 0 < ratio <= 1"
+        )
+    if spec.granularity == "per_tensor" and spec.group_size:
+        raise ConfigError(
+            f"{where}.group_size={spec.group_size} cannot be combined with granularity=per_tensor: "
+            f"set {where}.group_size=null"
+        )
+    if spec.clip_search == "grid" and tensor != "weight":
+        raise ConfigError(
+            f"{where}.clip_search=grid: only weights are searched; use {where}.clip_ratio"
+        )
+    if spec.clip_search == "grid" and spec.clip_ratio != 1:
+        raise ConfigError(
+            f"{where}.clip_ratio={spec.clip_ratio} with clip_search=grid: the grid finds the "
+            f"ratio itself; leave one of them out"
+        )
+    if tensor != "weight" and not spec.dynamic and spec.granularity != "per_tensor":
+        raise ConfigError(
+            f"{where}.dynamic=false has one stored range: set {where}.granularity=per_tensor"
+        )
+
+
+def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(unknown(where, value, allowed))
+
+
+def _file_name(where: str, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", value):
+        raise ConfigError(
+            f"{where}='{value}' becomes a file's name: "
+            "allowed are letters, digits, '_', '-' and '.'"
+        )
+
+
+def _positive(where: str, value: int | None, least: int = 1) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{where}={value} is too small: allowed {least} or more")
