@@ -21,7 +21,7 @@ from quantexp.grid.command import anonymous, named
 from quantexp.grid.compose import Composer
 from quantexp.grid.expand import expand
 from quantexp.grid.files import SweepFile
-from quantexp.resources import PACKAGE, choices, own
+from quantexp.resources import PACKAGE, own
 
 SHIPPED = sorted(path.stem for path in own("sweeps").glob("*.yaml"))
 ROOT = Path(__file__).parents[1]
@@ -61,8 +61,6 @@ PAPERS = [name for name in SHIPPED if "data=" in files.read(name)[0].common]
 
 def equal_to_hydras(name: str, every: bool) -> None:
     sweep, path = files.read(name)
-    if name in PAPERS and "wikitext2" not in choices("data"):
-        pytest.skip("needs data=wikitext2")
     found = [cell.overrides for cell in expand(sweep, path.name, [])]
     with initialize_config_dir(str(own("conf")), version_base="1.3"):
         composer = Composer(lambda overrides: compose("config", overrides))
