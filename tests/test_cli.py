@@ -163,6 +163,20 @@ def test_a_grid_adds_the_baseline_and_a_failure_stops_nobody(
     assert len(list(Path().glob("outputs/sweeps/*/sweep.json"))) == 1
 
 
+def test_status_as_json_is_what_the_cells_wrote(
+    work: Work,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work.failing["rtn"] = ValueError("boom")
+    assert main([*BASE, "method=rtn,smoothquant", "-m"]) == 1
+    capsys.readouterr()
+    assert main(["status", "--json", "--outputs", "outputs"]) == 0
+    found = {entry["cell"].split("-")[1]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert {name: entry["state"] for name, entry in found.items()}["rtn"] == status.FAILED
+    assert found["rtn"]["attempt"] == 1
+    assert found["rtn"]["cause"] == "ValueError: boom"
+
+
 def test_sys_exit_in_a_cell_is_its_failure_only(work: Work) -> None:  # noqa: F811
     work.failing["rtn"] = SystemExit(3)
     assert main([*BASE, "method=rtn,smoothquant", "-m"]) == 1

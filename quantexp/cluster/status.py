@@ -4,12 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from rich.console import Console
 
 from quantexp.cluster import watch
-from quantexp.experiment import outputs
+from quantexp.experiment import outputs, status
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,13 +20,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m quantexp status", description=__doc__)
     outputs.add_argument(parser)
     parser.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
-    parser.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    parser.add_argument("--json", action="store_true", help="each cell's status.json, as a list")
     arguments = parser.parse_args(argv)
     folders = outputs.cells(arguments.outputs, arguments.sweep)
-    lines = [watch.read(folder) for folder in folders]
     if arguments.json:
-        print(json.dumps([asdict(line) for line in lines], indent=1))
+        found = [{"cell": folder.name, **status.read(folder)} for folder in folders]
+        print(json.dumps(found, indent=1))
         return 0
+    lines = [watch.read(folder) for folder in folders]
     console = Console(width=None if sys.stdout.isatty() else 160)
     if not lines:
         console.print(f"no cells in {arguments.outputs.resolve()}", markup=False)
