@@ -93,6 +93,12 @@ class BitsConfig:
         return {name: plain(getattr(self, name)) for name in TENSORS if name != "weight"}
 
     @property
+    def static(self) -> bool:
+        """Whether a quantized tensor has a stored range, which calibration must observe."""
+        specs = (getattr(self, name) for name in TENSORS if name != "weight")
+        return any(spec.active and not spec.dynamic for spec in specs)
+
+    @property
     def active(self) -> bool:
         """Whether any tensor is quantized."""
         return any(getattr(self, name).active for name in TENSORS)

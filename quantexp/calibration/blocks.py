@@ -8,7 +8,6 @@ block draws its random numbers from its own seed, it ends bit-identical to an un
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
-from quantexp.config import TENSORS, ExperimentConfig
+from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError
 from quantexp.measure import Meter
 from quantexp.methods.base import Method
 from quantexp.models.load import StreamedModel
 from quantexp.quantization.block import QuantBlock
 from quantexp.quantization.rounding import Hessian, gptq, rtn
-
-log = logging.getLogger(__name__)
 
 TOKENS_PER_BATCH = 8192  # tokens that one forward pass without gradients takes at once
 FIT_DTYPE = torch.float32  # of parameters, statistics and factorizations
@@ -123,10 +120,6 @@ class _Loop:
         self.model, self.method, self.config = model, method, config
         self.checkpoint, self.progress = checkpoint, progress
         self.bits = self.weights = 0
-        self.static = any(
-            spec.active and not spec.dynamic
-            for spec in (getattr(config.bits, name) for name in TENSORS if name != "weight")
-        )
         self.fp: Tensor | None = None
         self.quantized: Tensor | None = None
         self.kwargs: list[dict[str, Any]] = []
@@ -136,17 +129,14 @@ class _Loop:
         embedded = model.embed(windows, FIT_DTYPE)
         if method.needs_inputs:
             self.fp = embedded
-        if config.rounding == "gptq" or self.static:
+        if config.rounding == "gptq" or config.bits.static:
             self.quantized = embedded
         streams = (self.fp is not None) + (self.quantized is not None)
         size = embedded.numel() * embedded.element_size() / 2**30
-        log.info(
-            "calibrating on %d windows of %d tokens: %d stream(s) of activations, %.2f GiB each, "
-            "in %s on the CPU",
-            *windows.shape,
-            streams,
-            size,
-            FIT_DTYPE,
+        print(
+            f"calibrating on {len(windows)} windows of {windows.shape[1]} tokens: {streams} "
+            f"stream(s) of activations, {size:.2f} GiB each, in {FIT_DTYPE} on the CPU",
+            flush=True,
         )
 
     def step(self, index: int) -> dict[str, Any]:
@@ -192,7 +182,7 @@ class _Loop:
             block.inputs, (block.targets, block.channel_max) = self.fp, observed
         report: dict[str, Any] = {"block": index, **self.method.fit(block)}
         quant.merge(model.stored)
-        if self.static:
+        if config.bits.static:
             self._observe_ranges(quant, index)
         if config.bits.weight.active:
             report |= self._round(quant, index)

@@ -16,7 +16,7 @@ from typing import Any
 
 from quantexp import registry
 from quantexp.calibration import data
-from quantexp.config import TENSORS, ExperimentConfig, PerplexitySet, to_plain
+from quantexp.config import ExperimentConfig, PerplexitySet, to_plain
 from quantexp.evaluation import task_files, tasks
 from quantexp.experiment import record
 from quantexp.models import source
@@ -80,13 +80,8 @@ class Cell:
     def needs_windows(self) -> bool:
         """Whether calibration depends on the calibration windows."""
         config = self.config
-        static = any(
-            getattr(config.bits, t).active and not getattr(config.bits, t).dynamic
-            for t in TENSORS
-            if t != "weight"
-        )
         method = registry.method(config.method.name)
-        return method.needs_inputs or config.rounding == "gptq" or static
+        return method.needs_inputs or config.rounding == "gptq" or config.bits.static
 
     @cached_property
     def calibration_inputs(self) -> dict[str, Any]:
@@ -105,15 +100,11 @@ class Cell:
             inputs["gptq"] = plain(config.gptq)
         if self.needs_windows:
             inputs["data"] = self.windows.inputs
-            if method.uses_forward_bits or config.rounding == "gptq" or self._static:
+            if method.uses_forward_bits or config.rounding == "gptq" or config.bits.static:
                 inputs["forward"] = config.bits.forward
         if method.seeded:
             inputs["seed"] = config.seed
         return inputs
-
-    @property
-    def _static(self) -> bool:
-        return any(not spec["dynamic"] for spec in self.config.bits.forward.values())
 
     @cached_property
     def calibration(self) -> str:

@@ -14,7 +14,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
         "--outputs",
         metavar="FOLDER",
         type=Path,
-        default=Path(os.environ.get("QUANTEXP_OUTPUTS", "outputs")),
+        default=Path(os.environ.get("QUANTEXP_OUTPUTS") or "outputs"),
         help="folder of the results (default: $QUANTEXP_OUTPUTS, or ./outputs)",
     )
 

@@ -25,7 +25,7 @@ class ModelSource:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json as plain data, text sub-configuration unfolded."""
+        """config.json as plain data."""
         data: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         return data
 

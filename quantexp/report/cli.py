@@ -1,11 +1,10 @@
 """``python -m quantexp report``: the table of what there is, from records alone."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from quantexp.experiment.outputs import add_argument
 from quantexp.report.collect import Row
 from quantexp.report.view import DIMENSIONS, View, names, only
 
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> int:
     from quantexp.report.averages import with_averages
     from quantexp.report.collect import collect
 
-    outputs = Path(arguments.outputs)
+    outputs = arguments.outputs
     rows = with_averages(collect(outputs, arguments.sweep))
     if arguments.compare and rows:
         from quantexp.report.pair import compare_cells
@@ -98,12 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a table in Markdown, LaTeX (booktabs) or as an HTML page, or one row per value as "
         "CSV or JSON (default: a drawn table in a terminal, else md)",
     )
-    parser.add_argument(
-        "--outputs",
-        metavar="DIR",
-        default=os.environ.get("QUANTEXP_OUTPUTS") or "./outputs",
-        help="folder of the results (default: $QUANTEXP_OUTPUTS or ./outputs)",
-    )
+    add_argument(parser)
     shape = parser.add_argument_group("layout")
     dimensions = ", ".join(DIMENSIONS)
     shape.add_argument("--rows", metavar="A,B", help=f"what stands in the rows: {dimensions}")
