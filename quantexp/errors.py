@@ -20,6 +20,10 @@ class CalibrationError(QuantexpError, RuntimeError):
     """A calibration that cannot go on (for example a loss that is not finite)."""
 
 
+class NumericalError(CalibrationError):
+    """A fit left the finite numbers; the ladder (``calibration/ladder.py``) may try again."""
+
+
 class CellError(QuantexpError):
     """Some cell is not done; each has its cause in its status, and the table shows it."""
 

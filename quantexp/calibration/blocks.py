@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantexp.calibration import diagnostics
 from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
+from quantexp.calibration.ladder import Rung
+from quantexp.calibration.ladder import rungs as ladder_rungs
 from quantexp.config import ExperimentConfig
-from quantexp.errors import CalibrationError
+from quantexp.errors import CalibrationError, NumericalError
 from quantexp.measure import Meter
 from quantexp.methods.base import Method
 from quantexp.models.load import StreamedModel
@@ -37,8 +40,12 @@ class CalibrationBlock:
         quant: The block, to install transforms and clips into.
         inputs: Inputs (B, T, C) of the fp stream.
         targets: Outputs (B, T, C) of the unquantized block for these inputs.
-        channel_max: Largest |x| of each input channel, by linear, over all tokens.
+        quantized_inputs: Inputs (B, T, C) of the quantized stream.
+        channel_max: Largest |x| of each input channel, by linear, over all tokens of ``inputs``.
         generator: Random numbers of this block.
+        rung: How it is fitted, after how many failures (``calibration/ladder.py``).
+
+    Streams are there as far as the method asks for them.
     """
 
     def __init__(
@@ -49,6 +56,8 @@ class CalibrationBlock:
         device: torch.device,
         generator: torch.Generator,
         report_loss: Callable[[float], None],
+        rung: Rung,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.index = index
         self.quant = quant
@@ -56,14 +65,27 @@ class CalibrationBlock:
         self.device = device
         self.generator = generator
         self.report_loss = report_loss
+        self.rung = rung
+        self.autocast = autocast
         self.inputs = torch.empty(0)
         self.targets = torch.empty(0)
+        self.quantized_inputs = torch.empty(0)
         self.channel_max: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """The block on a batch (B, T, C), with the real model's keyword arguments."""
         out: Tensor = self.quant.module(x.to(self.device), **self.kwargs)
         return out
+
+    def unquantized(self, x: Tensor) -> Tensor:
+        """Outputs of the unquantized block for all of ``x`` (B, T, C); call before installing."""
+        with self.quant.bypass():
+            return run(self.quant.module, x, self.kwargs, self.device)
+
+    def products(self) -> torch.autocast:
+        """Context of the fit's forward passes: 16-bit matrix products where the rung has them."""
+        on = self.autocast is not None and self.rung.autocast
+        return torch.autocast(self.device.type, self.autocast, enabled=on)
 
 
 @torch.no_grad()
@@ -127,9 +149,9 @@ class _Loop:
             return
         self.kwargs = model.block_kwargs(windows.shape[1], FIT_DTYPE)
         embedded = model.embed(windows, FIT_DTYPE)
-        if method.needs_inputs:
+        if "fp" in method.streams:
             self.fp = embedded
-        if config.rounding == "gptq" or config.bits.static:
+        if "quantized" in method.streams or config.rounding == "gptq" or config.bits.static:
             self.quantized = embedded
         streams = (self.fp is not None) + (self.quantized is not None)
         size = embedded.numel() * embedded.element_size() / 2**30
@@ -166,31 +188,64 @@ class _Loop:
 
     def _fit(self, index: int) -> dict[str, Any]:
         meter = Meter()
-        model, config = self.model, self.config
-        module = model.block(index, FIT_DTYPE)
+        module = self.model.block(index, FIT_DTYPE)
         observed = self._observe(module, index) if self.fp is not None else None
-        quant = QuantBlock(module, model.source.architecture, config.bits)
+        report: dict[str, Any] = {"block": index}
+        ladder: list[dict[str, str]] = []
+        rungs = ladder_rungs(self.method.autocast is not None)
+        for rung, below in zip(rungs, (*rungs[1:], None), strict=True):
+            block = self._block(module, index, rung, observed)
+            before = diagnostics.rounded_error(block) if observed is not None else None
+            try:
+                report |= self.method.fit(block)
+                break
+            except NumericalError as error:
+                if below is None:
+                    raise
+                ladder.append({"step": below.name, "cause": str(error)})
+                module = self.model.block(index, FIT_DTYPE)
+        quant = block.quant
+        report |= diagnostics.fitted(quant)
+        quant.merge(self.model.stored)
+        if self.config.bits.static:
+            self._observe_ranges(quant, index)
+        if self.config.bits.weight.active:
+            report |= self._round(quant, index)
+            ladder += report.pop("ladder", [])
+        if observed is not None:
+            report["error"] = {"rounded": before, "method": diagnostics.error(block)}
+        if ladder:
+            report["ladder"] = ladder
+        report |= meter.read()
+        self.checkpoint.save_block(index, quant.state(self.model.stored), report)
+        if observed is not None:
+            self.fp = observed[0]
+        return report
+
+    def _block(
+        self,
+        module: nn.Module,
+        index: int,
+        rung: Rung,
+        observed: tuple[Tensor, dict[str, Tensor]] | None,
+    ) -> CalibrationBlock:
+        """The block as the method gets it; each attempt has the same random numbers."""
+        model, config, autocast = self.model, self.config, self.method.autocast
         block = CalibrationBlock(
             index,
-            quant,
+            QuantBlock(module, model.source.architecture, config.bits),
             self.kwargs[index] if self.kwargs else {},
             model.device,
             torch.Generator().manual_seed(config.seed * 100_003 + index),
             lambda loss: self.progress("calibrate", index, model.blocks, loss),
+            rung,
+            getattr(torch, autocast) if autocast else None,
         )
         if self.fp is not None and observed is not None:
             block.inputs, (block.targets, block.channel_max) = self.fp, observed
-        report: dict[str, Any] = {"block": index, **self.method.fit(block)}
-        quant.merge(model.stored)
-        if config.bits.static:
-            self._observe_ranges(quant, index)
-        if config.bits.weight.active:
-            report |= self._round(quant, index)
-        report |= meter.read()
-        self.checkpoint.save_block(index, quant.state(model.stored), report)
-        if observed is not None:
-            self.fp = observed[0]
-        return report
+        if self.quantized is not None:
+            block.quantized_inputs = self.quantized
+        return block
 
     def _observe(self, module: nn.Module, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         """One pass of the unquantized block: its outputs, and each linear's channel maxima."""
@@ -231,6 +286,12 @@ class _Loop:
     def _round(self, quant: QuantBlock, index: int) -> dict[str, Any]:
         """Rounds all weights of the merged block; GPTQ reports damping, dead columns, loss."""
         spec, stored = self.config.bits.weight, self.model.stored
+        for path, linear in quant.linears.items():
+            if not torch.isfinite(linear.weight).all():
+                raise CalibrationError(
+                    f"block {index}, {path}: the merged weight is not finite: the transform "
+                    "overflowed; use model.dtype=float32, or other options of the method"
+                )
         if self.config.rounding == "rtn":
             for linear in quant.linears.values():
                 linear.set_integers(rtn(linear.weight.data, spec, stored))
@@ -239,6 +300,7 @@ class _Loop:
         options = self.config.gptq
         groups = self.model.source.architecture.sequential
         reports: dict[str, Any] = {}
+        ladder: list[dict[str, str]] = []
         everything = (self.model.source.architecture.linears,)
         for group in groups if options.true_sequential else everything:
             hessians = {}
@@ -258,12 +320,15 @@ class _Loop:
                 except CalibrationError as error:
                     raise CalibrationError(f"block {index}, {path}: {error}") from error
                 linear.set_integers(rounded)
+                if note.damping != options.damping:
+                    cause = f"{path}: not positive definite at gptq.damping={options.damping:g}"
+                    ladder.append({"step": f"damping {note.damping:g}", "cause": cause})
                 reports[path] = {
                     "damping": note.damping,
                     "dead_columns": note.dead_columns,
                     "loss": note.loss,
                 }
-        return {"gptq": reports}
+        return {"gptq": reports, "ladder": ladder}
 
 
 def rebuild(

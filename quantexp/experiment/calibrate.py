@@ -1,6 +1,5 @@
 """calibrate: one distinct calibration → one quantized checkpoint."""
 
-from quantexp import registry
 from quantexp.calibration.blocks import Progress, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.sampling import token_hash
@@ -21,8 +20,7 @@ def calibrate(cell: Cell, progress: Progress) -> None:
         return
     model = StreamedModel(cell.model, cell.config.model)
     windows = cell.windows.load(model.tokenizer()) if cell.needs_windows else None
-    method = registry.method(cell.config.method.name)(cell.config.method.options)
-    report = calibrate_blocks(model, method, cell.config, windows, checkpoint, progress)
+    report = calibrate_blocks(model, cell.method, cell.config, windows, checkpoint, progress)
     drawn = {} if windows is None else {"token_hash": token_hash(windows)}
     common = {
         **drawn,

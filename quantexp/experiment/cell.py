@@ -19,6 +19,7 @@ from quantexp.calibration import data
 from quantexp.config import ExperimentConfig, PerplexitySet, to_plain
 from quantexp.evaluation import task_files, tasks
 from quantexp.experiment import record
+from quantexp.methods.base import Method
 from quantexp.models import source
 from quantexp.protocols import official
 from quantexp.typed import plain
@@ -71,6 +72,11 @@ class Cell:
         """The calibration text."""
         return data.find(self.config.data)
 
+    @cached_property
+    def method(self) -> Method:
+        """The method with this cell's options."""
+        return registry.method(self.config.method.name)(self.config.method.options)
+
     @property
     def quantized(self) -> bool:
         """Whether there is anything to calibrate: the baseline has nothing."""
@@ -80,14 +86,12 @@ class Cell:
     def needs_windows(self) -> bool:
         """Whether calibration depends on the calibration windows."""
         config = self.config
-        method = registry.method(config.method.name)
-        return method.needs_inputs or config.rounding == "gptq" or config.bits.static
+        return bool(self.method.streams) or config.rounding == "gptq" or config.bits.static
 
     @cached_property
     def calibration_inputs(self) -> dict[str, Any]:
         """Everything that decides the checkpoint; what a method declares irrelevant is left out."""
-        config = self.config
-        method = registry.method(config.method.name)
+        config, method = self.config, self.method
         inputs: dict[str, Any] = {
             "version": [CALIBRATION_VERSION, method.version],
             "model": {"content": self.model.content_hash, "dtype": config.model.dtype},

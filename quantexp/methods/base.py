@@ -26,16 +26,22 @@ class Method:
     Attributes:
         Options: Dataclass of the keys of ``conf/method/<name>.yaml`` (without ``name``).
         version: Raised whenever results may change; part of the calibration fingerprint.
-        needs_inputs: ``fit`` reads the block's calibration inputs.
+        streams: Which block inputs ``fit`` reads: ``fp`` (from the unquantized blocks before),
+            ``quantized`` (from the blocks before as they were rounded), both, or none.
         uses_forward_bits: ``fit`` depends on the bits of activations, keys, values or queries.
         seeded: ``fit`` draws random numbers.
+        autocast: Name of the 16-bit dtype of matrix products while fitting (``bfloat16``,
+            ``float16``), or ``None``. Parameters and statistics stay in float32.
+
+    An attribute that depends on the options is a property.
     """
 
     Options: ClassVar[type] = NoOptions
     version: ClassVar[int] = 1
-    needs_inputs: ClassVar[bool] = False
-    uses_forward_bits: ClassVar[bool] = False
-    seeded: ClassVar[bool] = False
+    streams: tuple[str, ...] = ()
+    uses_forward_bits: bool = False
+    seeded: bool = False
+    autocast: str | None = None
 
     def __init__(self, options: Any) -> None:
         self.options = options

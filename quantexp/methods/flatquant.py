@@ -52,7 +52,7 @@ class FlatQuant(Method):
     """Fits one block on the fp stream; the target is the unquantized block's output."""
 
     Options = FlatQuantOptions
-    needs_inputs = True
+    streams = ("fp",)
     uses_forward_bits = True
     seeded = True
 
@@ -99,10 +99,13 @@ class FlatQuant(Method):
         losses = fit_output(
             block,
             [ParameterGroup(learned, o.lr), ParameterGroup(clips, o.lr * o.clip_lr_multiplier)],
+            block.inputs,
+            [block.targets],
             epochs=o.epochs,
             batch_size=o.batch_size,
             weight_decay=0.01,  # AdamW's default, which the official code leaves on
             lr_min=o.lr * 1e-3,
+            log_loss=True,
         )
         return {"loss": losses}
 

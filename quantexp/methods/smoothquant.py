@@ -27,7 +27,7 @@ class SmoothQuant(Method):
     """s_j = max|X_j|^α / max|W_j|^(1-α) (equation 4), absorbed into the norms."""
 
     Options = SmoothQuantOptions
-    needs_inputs = True
+    streams = ("fp",)
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:

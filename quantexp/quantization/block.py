@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,20 @@ class QuantBlock:
             yield path, linear.input_quantizer
         for name in ("key", "value", "query"):
             yield name, getattr(self.attention, name)
+
+    @contextmanager
+    def bypass(self, *, weights: bool = True) -> Iterator[None]:
+        """Within it nothing is quantized; ``weights=False`` leaves weights quantized."""
+        found = [quantizer for _, quantizer in self.quantizers()]
+        if weights:
+            found += [linear.weight_quantizer for linear in self.linears.values()]
+        for quantizer in found:
+            quantizer.bypassed = True
+        try:
+            yield
+        finally:
+            for quantizer in found:
+                quantizer.bypassed = False
 
     @torch.no_grad()
     def merge(self, stored: torch.dtype) -> None:

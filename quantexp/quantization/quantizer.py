@@ -132,6 +132,7 @@ class Quantizer(nn.Module):
         spec: Bits, scheme, granularity, group size, static or dynamic, clip ratio.
         clip: Learned range factors, or ``None`` (see :class:`~quantexp.quantization.clipping`).
         observing: Takes note of its input's range instead of quantizing it.
+        bypassed: Returns its input for now (:meth:`QuantBlock.bypass`).
         low: Stored range of a static quantizer, after :meth:`observe`.
     """
 
@@ -143,6 +144,7 @@ class Quantizer(nn.Module):
         self.spec = spec
         self.clip: nn.Module | None = None
         self.observing = False
+        self.bypassed = False
         self.register_buffer("low", None)
         self.register_buffer("high", None)
 
@@ -153,7 +155,7 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The dequantized tensor, same shape and dtype as ``x``."""
-        if not self.active:
+        if not self.active or self.bypassed:
             return x
         if self.observing:
             self.observe(x)

@@ -43,6 +43,10 @@ class Transform(nn.Module):
         """What stays to be computed when the model runs, without the diagonal part."""
         return None
 
+    def conditions(self) -> dict[str, float]:
+        """Condition number of each part: how far from orthogonal it is (1 is best)."""
+        return {}
+
     def forward(self, x: Tensor) -> Tensor:
         """Same as :meth:`act`."""
         return self.act(x)
@@ -63,6 +67,10 @@ class Diagonal(Transform):
 
     def channel_scale(self) -> Tensor | None:
         return self.scale.detach()
+
+    def conditions(self) -> dict[str, float]:
+        size = self.scale.detach().abs()
+        return {"diagonal": float(size.max() / size.min())}
 
 
 class Kronecker(Transform):
@@ -92,6 +100,10 @@ class Kronecker(Transform):
 
     def online(self) -> Online | None:
         return Online(_matrix(self.left), _matrix(self.right))
+
+    def conditions(self) -> dict[str, float]:
+        sides = {"left": self.left, "right": self.right}
+        return {k: float(torch.linalg.cond(f.matrix)) for k, f in sides.items() if f is not None}
 
 
 class Heads(Kronecker):
@@ -154,6 +166,9 @@ class Composition(Transform):
     def channel_scale(self) -> Tensor | None:
         scales = [s for p in self._parts() if (s := p.channel_scale()) is not None]
         return scales[0] if scales else None
+
+    def conditions(self) -> dict[str, float]:
+        return {key: value for p in self._parts() for key, value in p.conditions().items()}
 
     def online(self) -> Online | None:
         found = [o for p in self._parts() if (o := p.online()) is not None]

@@ -269,7 +269,7 @@ def test_another_seed_matters_exactly_where_the_method_says_so(
         config = make_config(folders["llama"], method, (4, 4, 4, 4), seed=seed)
         calibrated(streamed(config), config, TOKENS, tmp_path / str(seed))
         found.append(contents(tmp_path / str(seed)))
-    assert (found[0] != found[1]) == registry.method(method).seeded
+    assert (found[0] != found[1]) == registry.method(method)(config.method.options).seeded
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -277,7 +277,8 @@ def test_forward_bits_matter_only_where_the_method_says_so(
     method: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     # cells that differ in them share a checkpoint, so it must not depend on them
-    if registry.method(method).uses_forward_bits:
+    options = make_config(folders["llama"], method).method.options
+    if registry.method(method)(options).uses_forward_bits:
         pytest.skip("it says so")
     found = []
     for bits in ((4, 16, 16, 16), (4, 4, 4, 4)):
@@ -369,7 +370,7 @@ def test_blocks_that_are_there_are_not_fitted_again(
 class Reader(Method):
     """Notes what the loop offers a method."""
 
-    needs_inputs = True
+    streams = ("fp",)
 
     def __init__(self) -> None:
         super().__init__(None)

@@ -1,5 +1,6 @@
 """FlatQuant: oracle O22, its parts, and what its checkpoint holds."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from quantexp import registry
 from quantexp.calibration import gradient
 from quantexp.calibration.blocks import CalibrationBlock, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
-from quantexp.errors import CalibrationError, ConfigError
+from quantexp.errors import ConfigError
 from quantexp.quantization.clipping import LearnedClamp, LearnedRange
 from quantexp.quantization.factors import make_factor
 from quantexp.quantization.linear import QuantLinear
@@ -145,13 +146,17 @@ def test_training_beats_rounding_on_a_model_with_outliers(path: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("parametrization", ["svd", "direct"])
-def test_a_loss_that_is_not_finite_is_refused_with_block_and_epoch(
+def test_a_loss_that_is_not_finite_goes_down_the_ladder_with_block_and_epoch(
     path: Path, tmp_path: Path, parametrization: str
 ) -> None:
     options = {"lr": 1e30, "epochs": 3, "batch_size": 2, "parametrization": parametrization}
     config = make_config(path, "flatquant", (4, 4, 4, 4), options=options)
-    with pytest.raises(CalibrationError, match=r"block 0: .*not finite in epoch"):
-        calibrated(streamed(config), config, TOKENS, tmp_path)
+    checkpoint = calibrated(streamed(config), config, TOKENS, tmp_path)
+    saved = checkpoint.saved_block(0)
+    assert saved is not None
+    taken = saved[1]["ladder"]
+    assert [rung["step"] for rung in taken] == ["learning rate / 10", "initial parameters"]
+    assert all(re.match(r"block 0, epoch \d of 3: ", rung["cause"]) for rung in taken)
 
 
 @torch.no_grad()
