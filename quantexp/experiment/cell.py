@@ -26,6 +26,7 @@ from quantexp.typed import plain
 
 RUN_ONLY = ("paths", "cluster", "tracker", "keep", "name")
 EVALUATION_VERSION = 1  # raised whenever the same checkpoint may be measured differently
+GPTQ_VERSION = 2  # raised whenever rounding=gptq may give other integers
 CALIBRATION_VERSION = 1  # raised whenever the block loop may give another checkpoint
 
 
@@ -101,7 +102,7 @@ class Cell:
             "protocol": config.protocol.name,
         }
         if config.rounding == "gptq":
-            inputs["gptq"] = plain(config.gptq)
+            inputs["gptq"] = {"version": GPTQ_VERSION, **plain(config.gptq)}
         if self.needs_windows:
             inputs["data"] = self.windows.inputs
             if method.uses_forward_bits or config.rounding == "gptq" or config.bits.static:

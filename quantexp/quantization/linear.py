@@ -104,6 +104,8 @@ class QuantLinear(nn.Module):
             found["scale"] = self.integers.scale
             if not spec.scheme.startswith("symmetric"):
                 found["zero"] = self.integers.zero
+            if self.integers.group_index is not None:
+                found["group_index"] = self.integers.group_index
         if self.bias is not None:
             found["bias"] = self.bias.data
         return found
@@ -125,4 +127,5 @@ class QuantLinear(nn.Module):
             fixed = {"symmetric": 0, "symmetric_full": 2 ** (spec.bits - 1)}
             constant = fixed.get(spec.scheme, 2 ** (spec.bits - 1) - 1)
             zero = torch.full_like(state["scale"], constant, dtype=torch.int16)
-        self.set_integers(IntegerWeight(integers, state["scale"], zero, spec))
+        group_index = state.get("group_index")
+        self.set_integers(IntegerWeight(integers, state["scale"], zero, spec, group_index))

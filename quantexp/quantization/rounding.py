@@ -22,20 +22,26 @@ class IntegerWeight:
         scale: (O, G), in the checkpoint's dtype.
         zero: (O, G) int16, zero points.
         spec: How it was quantized.
+        group_index: (C,) int32, the group of each column, where groups are not runs of
+            neighbours (GPTQ's act order without static groups); else ``None``.
     """
 
     integers: Tensor
     scale: Tensor
     zero: Tensor
     spec: TensorQuantization
+    group_index: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """s(q-z) as (O, C), computed in float32 (float64 for float64)."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        size = self.integers.shape[1] // self.scale.shape[1]
-        q: Tensor = (self.integers.unflatten(1, (-1, size)) - self.zero.unsqueeze(-1)).to(wide)
-        weight = q * self.scale.to(wide).unsqueeze(-1)
-        return weight.flatten(1).to(dtype)
+        if self.group_index is None:
+            size = self.integers.shape[1] // self.scale.shape[1]
+            scale, zero = (t.repeat_interleave(size, 1) for t in (self.scale, self.zero))
+        else:
+            scale, zero = (t[:, self.group_index.long()] for t in (self.scale, self.zero))
+        weight: Tensor = (self.integers - zero).to(wide) * scale.to(wide)
+        return weight.to(dtype)
 
 
 def rtn(weight: Tensor, spec: TensorQuantization, stored: torch.dtype) -> IntegerWeight:
@@ -93,14 +99,16 @@ def gptq(
     size = spec.group_size or C
     scale = torch.empty(rows, C // size, dtype=stored, device=W.device)
     zero = torch.empty(rows, C // size, dtype=W.dtype, device=W.device)
-    # act order visits the columns of all groups in turn: their scales must be there at the start
-    fixed = size == C or options.static_groups or options.act_order
+    fixed = size == C or options.static_groups
     if fixed:
         scale, zero = _parameters(_groups(W, spec), spec, stored)
     order = H.diagonal().argsort(descending=True, stable=True) if options.act_order else None
-    columns = list(range(C)) if order is None else order.tolist()
+    columns = torch.arange(C, device=W.device)
     if order is not None:
         W, H = W[:, order], H[order][:, order]
+    # static groups are neighbours in the weight, others neighbours in the order of rounding
+    group_of = (columns if order is None or not fixed else order) // size
+    groups = group_of.tolist()
     U, damping = _inverse_factor(H, options.damping)
     Q = torch.empty_like(W)
     loss = torch.zeros((), dtype=W.dtype, device=W.device)
@@ -108,7 +116,7 @@ def gptq(
         stop = min(start + options.block_size, C)
         errors = torch.empty_like(W[:, start:stop])
         for i in range(start, stop):
-            group = columns[i] // size
+            group = groups[i]
             if not fixed and i % size == 0:
                 # scales of a group come from the columns as corrected so far
                 s, z = _parameters(_groups(W[:, i : i + size], spec), spec, stored)
@@ -120,9 +128,12 @@ def gptq(
             errors[:, i - start] = error
         W[:, stop:] -= errors @ U[start:stop, stop:]
         loss += errors.square().sum() / 2
+    group_index = None
     if order is not None:
-        Q = Q[:, order.argsort()]
-    rounded = IntegerWeight(Q.to(torch.int16), scale, zero.to(torch.int16), spec)
+        back = order.argsort()
+        Q = Q[:, back]
+        group_index = None if fixed else group_of[back].int()
+    rounded = IntegerWeight(Q.to(torch.int16), scale, zero.to(torch.int16), spec, group_index)
     return rounded, GPTQReport(damping, int(dead.sum()), float(loss))
 
 

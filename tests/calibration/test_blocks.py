@@ -319,6 +319,37 @@ def test_o34_what_was_saved_loads_as_exactly_the_same_block(
         assert torch.equal(run(block, x, keywords, model.device), expected)
 
 
+def test_groups_in_act_order_survive_the_checkpoint(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(
+        folders["llama"],
+        rounding="gptq",
+        gptq={"act_order": True},
+        tensors={"weight": {"group_size": 4}},
+    )
+    weights: list[Tensor] = []
+
+    def note(quant: QuantBlock, stored: torch.dtype) -> None:
+        weights.extend(linear.weight.data.clone() for linear in quant.linears.values())
+
+    spy(QuantBlock, "state", monkeypatch, note)
+    model = streamed(config)
+    checkpoint = calibrated(model, config, TOKENS, tmp_path)
+    loaded = [
+        module.weight
+        for block in stored_blocks(model, config, checkpoint)
+        for module in block.modules()
+        if isinstance(module, QuantLinear)
+    ]
+    saved = checkpoint.saved_block(0)
+    assert saved is not None
+    assert "self_attn.q_proj.group_index" in saved[0]
+    assert len(loaded) == len(weights)
+    for found, expected in zip(loaded, weights, strict=True):
+        assert torch.equal(found, expected)
+
+
 class KilledError(Exception):
     """Stands for a killed process."""
 

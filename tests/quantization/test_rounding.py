@@ -179,16 +179,32 @@ def test_o29_an_indefinite_hessian_is_refused_with_a_way_out() -> None:
         compensated(w, h - 5 * h.diagonal().max() * torch.eye(64, dtype=h.dtype) + 5, spec(4))
 
 
-@pytest.mark.parametrize("static_groups", [False, True])
-def test_act_order_with_groups_uses_scales_of_the_original_groups(static_groups: bool) -> None:
+def uneven_problem() -> tuple[Tensor, Tensor]:
+    """Columns whose Hessian diagonals differ, so that act order has something to order."""
     w, h = problem()
     uneven = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=h.dtype) + 0.1
-    h *= uneven.outer(uneven)
+    return w, h * uneven.outer(uneven)
+
+
+def test_act_order_with_static_groups_uses_scales_of_the_original_groups() -> None:
+    w, h = uneven_problem()
     what = spec(4, group_size=16)
-    options = replace(DEFAULT, act_order=True, static_groups=static_groups)
-    found = compensated(w, h, what, options)
+    found = compensated(w, h, what, replace(DEFAULT, act_order=True, static_groups=True))
+    assert found.group_index is None
     torch.testing.assert_close(found.scale, nearest(w, what).scale)
     assert error(w, h, found) < 0.95 * error(w, h, nearest(w, what))
+
+
+def test_act_order_without_static_groups_is_gptq_on_permuted_columns() -> None:
+    w, h = uneven_problem()
+    what = spec(4, group_size=16)
+    order = h.diagonal().argsort(descending=True, stable=True)
+    found = compensated(w, h, what, replace(DEFAULT, act_order=True))
+    permuted = compensated(w[:, order], h[order][:, order], what)
+    assert found.group_index is not None
+    assert torch.equal(found.integers[:, order], permuted.integers)
+    assert torch.equal(found.group_index[order], torch.arange(64).int() // 16)
+    assert torch.equal(found.dequantize(w.dtype)[:, order], permuted.dequantize(w.dtype))
 
 
 def test_group_scales_follow_the_corrected_weights() -> None:
