@@ -16,6 +16,7 @@ from quantexp.errors import QuantexpError, did_you_mean
 COMMANDS = {
     "report": ("quantexp.report.cli", "tables of finished cells"),
     "status": ("quantexp.cluster.status", "what each cell is doing, or why it failed"),
+    "sync": ("quantexp.tracking.sync", "uploads to W&B what ran offline"),
     "clean": ("quantexp.experiment.clean", "frees the space of quantized checkpoints"),
 }
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130

@@ -15,6 +15,7 @@ from quantexp.experiment.cell import Cell
 from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
 from quantexp.protocols import official
+from quantexp.tracking.mirror import mirror_sweep
 
 
 def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -62,6 +63,7 @@ def run_sweep(
     planning.write(made, folder, overrides)
     _run(made, folder, console)
     _summarize(made, name, console)
+    mirror_sweep(made.cells[0].outputs, name, configs[0].tracker)
     return made
 
 

@@ -103,14 +103,15 @@ def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> 
     for cell in cells:
         names = [name for name, ids in sweeps.items() if cell in ids]
         try:
-            rows += list(_rows(outputs, cell, sweep or ", ".join(names) or None, warn))
+            rows += list(cell_rows(outputs, cell, sweep or ", ".join(names) or None, warn))
         except (AttributeError, KeyError, TypeError) as error:
             # valid JSON of another shape, for instance edited by hand
             warn(f"warning: skipped cell {cell}: its records cannot be understood ({error!r})")
     return rows
 
 
-def _rows(outputs: Path, cell: str, sweep: str | None, warn: Warn) -> Iterator[Row]:
+def cell_rows(outputs: Path, cell: str, sweep: str | None, warn: Warn = to_stderr) -> Iterator[Row]:
+    """The rows of one cell; ``sweep`` is the name that they carry."""
     folder = outputs / "cells" / cell
     state = status.read(folder)
     if not (folder / "cell.json").exists():

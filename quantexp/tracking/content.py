@@ -5,11 +5,14 @@ equal content, and an unchanged cell need not be shown twice.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from quantexp.experiment import status
+from quantexp.report import averages
+from quantexp.report.averages import with_averages
+from quantexp.report.collect import Row, cell_rows
 from quantexp.report.records import (
     load,
     number,
@@ -42,6 +45,7 @@ def content(outputs: Path, cell: str, sweep: str | None) -> dict[str, Any] | Non
     state = status.read(folder)
     evaluations = list(read_evaluations(folder))
     report = read_calibration(outputs, str(stored.get("calibration", "")))
+    rows = list(cell_rows(outputs, cell, sweep))
     sweeps = [sweep] if sweep else [n for n, ids in read_sweeps(outputs).items() if cell in ids]
     tags = [stored["model"], stored["label"], stored["bits"], stored["protocol"], *sweeps]
     shown = {
@@ -53,7 +57,7 @@ def content(outputs: Path, cell: str, sweep: str | None) -> dict[str, Any] | Non
         "config": _config(stored, evaluations, report),
         "blocks": _blocks(report, evaluations),
         "losses": _losses(report),
-        "summary": _summary(state, evaluations, report),
+        "summary": {**_summary(state, report), **results(with_averages(rows))},
         "failed": state.get("state") == status.FAILED,
     }
     finite: dict[str, Any] = _finite(shown)
@@ -115,10 +119,8 @@ def _losses(report: Mapping[str, Any]) -> list[dict[str, float | None]]:
     return list(epochs.values())
 
 
-def _summary(
-    state: Mapping[str, Any], evaluations: list[dict[str, Any]], report: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Flat keys, one per result: the columns of a dashboard's run table."""
+def _summary(state: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+    """How the cell ended, and what its calibration cost."""
     peak = number(report.get("peak_memory_bytes"))
     summary: dict[str, Any] = {
         "status": state.get("state"),
@@ -127,9 +129,21 @@ def _summary(
         "calibration/seconds": number(report.get("seconds")),
         "calibration/peak_memory_gib": None if peak is None else peak / _GIB,
     }
-    for record in evaluations:  # oldest first: the newest is what stays
-        summary[f"{record['dataset']}/{record['metric']}"] = number(record["value"])
     return {key: value for key, value in summary.items() if value is not None}
+
+
+def results(rows: Iterable[Row]) -> dict[str, float]:
+    """Flat name → value, one per result: the columns of a dashboard's run table."""
+    return {
+        result_key(row.dataset, row.metric): row.value  # oldest first: the newest is what stays
+        for row in rows
+        if row.value is not None and row.dataset and row.metric
+    }
+
+
+def result_key(dataset: str, metric: str) -> str:
+    """The flat name of a result: ``wikitext2/ppl``, ``avg6/acc``."""
+    return f"{dataset}/{'acc' if metric == averages.METRIC else metric}"
 
 
 def _finite(value: Any) -> Any:

@@ -79,6 +79,8 @@ def _write(request: dict[str, Any], mode: str) -> dict[str, Any]:
         entity=request["entity"],
         dir=request["outputs"],  # W&B adds the folder "wandb"
         id=content["id"],
+        # a finished run is continued where only results were added, else written anew
+        resume="allow" if request["continues"] else None,
         name=content["name"],
         group=content["group"],
         job_type=content["job_type"],
@@ -104,12 +106,31 @@ def _write(request: dict[str, Any], mode: str) -> dict[str, Any]:
     for axis, curves in (("block", "block/*"), ("epoch", "loss/*")):
         run.define_metric(axis, hidden=True, summary="none")
         run.define_metric(curves, step_metric=axis, summary="none")
-    for line in [*content["blocks"], *content["losses"]]:
-        run.log(line)
+    if not (request["continues"] and mode == "online"):
+        for line in [*content.get("blocks", ()), *content.get("losses", ())]:
+            run.log(line)
+    _log_media(run, content)
     run.summary.update(content["summary"])
     directory, url = str(Path(run.dir).parent), run.url if mode == "online" else None
     run.finish(exit_code=int(content["failed"]))
     return {"mode": mode, "directory": directory, "url": url, "why": None}
+
+
+def _log_media(run: Any, content: dict[str, Any]) -> None:
+    """Tables, pages, pictures and files, where there are any."""
+    media: dict[str, Any] = {
+        key: wandb.Table(columns=table["columns"], data=table["data"], allow_mixed_types=True)
+        for key, table in content.get("tables", {}).items()
+    }
+    media |= {key: wandb.Html(text) for key, text in content.get("html", {}).items()}
+    media |= {key: wandb.Image(path) for key, path in content.get("images", {}).items()}
+    if media:
+        run.log(media)
+    for item in content.get("artifacts", ()):
+        artifact = wandb.Artifact(item["name"], type=item["type"])
+        for name, path in item["files"].items():
+            artifact.add_file(path, name=name)
+        run.log_artifact(artifact)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_auto_falls_back_to_offline_and_says_why_once(
     mirror(cell_of(outputs, outputs.cell("rtn", ppl=7.0), "auto"))
     (line,) = capfd.readouterr().err.splitlines()
     assert why in line
-    assert "wandb sync" in line
+    assert "python -m quantexp sync --outputs" in line
     assert len(offline_runs(outputs)) == 1
 
 
@@ -200,7 +200,7 @@ def test_a_server_that_never_answers_ends_offline_in_time(
 def test_switched_off_it_does_nothing(
     outputs: FakeOutputs, monkeypatch: pytest.MonkeyPatch, tracker: str, mode: str
 ) -> None:
-    monkeypatch.setattr(module, "_mirror", lambda *_: pytest.fail("it tried"))
+    monkeypatch.setattr(module, "show", lambda *_: pytest.fail("it tried"))
     mirror(cell_of(outputs, outputs.cell("rtn", ppl=7.0), mode, tracker))
 
 
