@@ -17,6 +17,7 @@ COMMANDS = {
     "report": ("quantexp.report.cli", "tables of finished cells"),
     "status": ("quantexp.cluster.status", "what each cell is doing, or why it failed"),
     "sync": ("quantexp.tracking.sync", "uploads to W&B what ran offline"),
+    "dashboard": ("quantexp.tracking.dashboard", "a W&B workspace and report for the results"),
     "clean": ("quantexp.experiment.clean", "frees the space of quantized checkpoints"),
 }
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
