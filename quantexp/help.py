@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from quantexp.grid.files import descriptions
 from quantexp.resources import GROUPS, choices
 
-_MEANING = {
+MEANING = {
     "model": "which checkpoint",
     "method": "how it is quantized",
     "bits": "precision of weights, activations, keys, values",
@@ -63,7 +63,7 @@ def text(commands: Mapping[str, str]) -> str:
     """
     groups = []
     for group in GROUPS:
-        groups.append(f"  {group + '=':<12}{_MEANING[group]}")
+        groups.append(f"  {group + '=':<12}{MEANING[group]}")
         groups += textwrap.wrap(
             " ".join(choices(group)), 98, initial_indent=" " * 14, subsequent_indent=" " * 14
         )
