@@ -5,7 +5,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from helpers import REFERENCE
+
+from quantexp.errors import ConfigError
+from quantexp.plugins import active
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--plugins",
+        dest="method_plugins",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="test the methods of this folder like our own; -k NAME runs theirs alone",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # before the tests are collected: helpers.METHODS lists what is known by then
+    try:
+        active.include(config.getoption("method_plugins"))
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,6 +37,8 @@ def one_thread() -> None:
 @pytest.fixture
 def reference() -> str:
     """The folder with the official implementations' numbers, or a skip."""
+    from helpers import REFERENCE
+
     if REFERENCE is None:
         pytest.skip("set QUANTEXP_REFERENCE_DATA to a folder with models/ and reference/")
     return REFERENCE
