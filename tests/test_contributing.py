@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from quantexp import registry
 from quantexp.__main__ import main
 from quantexp.plugins import active, known
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 ((CODE,), (OPTIONS,)) = (
     re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL) for kind in ("python", "yaml")
 )
@@ -95,3 +98,12 @@ def test_the_example_sweeps_reaches_a_job_and_is_reported_when_it_is_gone(
     assert main(["status"]) == 0
     assert main(["clean", "--state", "done"]) == 0
     assert "halve" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_examples_method_passes_the_tests_of_ours(example: Path) -> None:
+    command = [sys.executable, "-m", "pytest", f"--plugins={example / 'methods'}", "-k", "halve"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    (passed,) = re.findall(r"(\d+) passed", done.stdout)
+    assert int(passed) >= 50
