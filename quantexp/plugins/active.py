@@ -13,6 +13,9 @@ from typing import Any
 from quantexp.errors import ConfigError
 from quantexp.plugins import known
 from quantexp.plugins.folder import PluginMethod
+from quantexp.resources import files
+
+_offered: list[str] = []  # names of methods in Hydra's store, which is one per process
 
 
 @contextmanager
@@ -42,8 +45,10 @@ def include(folders: Iterable[str]) -> None:
     if paths:
         os.environ[known.VARIABLE] = os.pathsep.join(paths)
     known.forget()
+    _withdraw()
     for method in known.methods().values():
-        _offer(method)
+        if method.name not in files("method"):  # there Hydra finds it by itself
+            _offer(method)
 
 
 def add(folders: Any) -> None:
@@ -90,11 +95,22 @@ def _absolute(path: str) -> str:
     return os.path.abspath(Path(path).expanduser())
 
 
+def _withdraw() -> None:
+    """Takes back what an earlier command of this process offered."""
+    if _offered:
+        from hydra.core.config_store import ConfigStore
+
+        for name in _offered:
+            ConfigStore.instance().repo["method"].pop(f"{name}.yaml", None)
+        _offered.clear()
+
+
 def _offer(method: PluginMethod) -> None:
     """Hydra finds ``method=NAME`` in its store, as if the file lay in ``conf/method``."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
+    _offered.append(method.name)
     text = method.options.read_text(encoding="utf-8")
     header = re.search(r"\A(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)", text)
     ConfigStore.instance().store(

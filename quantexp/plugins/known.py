@@ -23,7 +23,7 @@ GROUP = "quantexp.plugins"
 
 @dataclass
 class _Known:
-    """Name → method; ``refused``: name → why none of that name can be used."""
+    """Name → method; ``refused``: name → why it is refused where it is used, although listed."""
 
     methods: dict[str, PluginMethod] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -80,8 +80,6 @@ def _known(paths: tuple[str, ...]) -> _Known:
                 known.refused[method.name] = reason
             else:  # its package tells more than its folder, where both are given
                 known.methods[method.name] = method
-    for name in known.refused:
-        known.methods.pop(name, None)
     return known
 
 
