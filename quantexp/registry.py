@@ -21,7 +21,13 @@ def method_names() -> list[str]:
     Raises:
         ConfigError: A plugin cannot be read.
     """
-    return sorted({*_own_names(), *known.methods()})
+    return sorted({*own_names(), *known.methods()})
+
+
+def own_names() -> list[str]:
+    """Names of our methods: the modules of ``quantexp.methods`` without the base."""
+    found = (m.name for m in pkgutil.iter_modules(methods.__path__))
+    return sorted(name for name in found if name != "base")
 
 
 def plugin(name: str) -> PluginMethod | None:
@@ -42,14 +48,9 @@ def method(name: str) -> type[Method]:
     """
     if found := plugin(name):
         return load(found)
-    if name not in _own_names():
+    if name not in own_names():
         raise ConfigError(unknown("method", name, method_names()))
     return _own(name)
-
-
-def _own_names() -> list[str]:
-    found = (m.name for m in pkgutil.iter_modules(methods.__path__))
-    return [name for name in found if name != "base"]
 
 
 @cache
