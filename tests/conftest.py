@@ -3,11 +3,13 @@ import os
 # before torch is imported: one thread makes sums, and so results, the same on every machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from quantexp.errors import ConfigError
-from quantexp.plugins import active
+from quantexp.plugins import active, known
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_plugins() -> Iterator[None]:
+    """Nothing of ``--plugins`` within the test, all of it after."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(known.VARIABLE, raising=False)
+        yield
+    active.include([])
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from helpers import (
 
 from quantexp import registry
 from quantexp.__main__ import main
-from quantexp.plugins import active, known
+from quantexp.plugins import active
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -34,10 +34,9 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_plugins: None) -> Path:
     """A user's repository, which is the working directory; its methods/ holds the example."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(known.VARIABLE, raising=False)
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "halve.py").write_text(CODE)
     (tmp_path / "methods" / "halve.yaml").write_text(OPTIONS)

@@ -6,15 +6,12 @@ import pytest
 from fakes import fake_model
 from lab import CODE, Write
 
-from quantexp.plugins import known
-
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_plugins: None) -> Path:
     """An empty working directory with a model and a text; no plugin but the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QUANTEXP_OUTPUTS", raising=False)
-    monkeypatch.delenv(known.VARIABLE, raising=False)
     fake_model(tmp_path / "model")
     (tmp_path / "text.txt").write_text("long enough " * 1000)
     return tmp_path
