@@ -36,7 +36,7 @@ def reference() -> str:
         lines = [(f"`{name}`", text) for name, text in _choices(group)]
         parts.append(_table(("choice", ""), lines))
     parts.append("## Options of the methods\n")
-    for name in registry.method_names():
+    for name in registry.own_names():
         options = registry.method(name).Options
         comments = _comments(own("conf") / "method" / f"{name}.yaml")
         rows = [

@@ -62,8 +62,10 @@ def _dispatch(arguments: list[str]) -> int:
         return int(code)
     if {"-h", "--help"} & set(arguments):
         from quantexp.help import text
+        from quantexp.plugins import active
 
-        print(text({name: line for name, (_, line) in COMMANDS.items()}))
+        with active.active(active.given(arguments)):
+            print(text({name: line for name, (_, line) in COMMANDS.items()}))
         return OK
     if "--version" in arguments:
         from quantexp import __version__

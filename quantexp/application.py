@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quantexp import hints
 from quantexp.errors import CellError, ConfigError, QuantexpError, unknown
+from quantexp.plugins import active
 from quantexp.resources import PACKAGE, own, users
 
 # Hydra's own flags that are of use here, with the number of values each takes.
@@ -35,6 +36,11 @@ def run(arguments: list[str]) -> int:
         QuantexpError: What the user can fix, before any work.
     """
     flags, overrides = _split(arguments)
+    with active.active(active.given(overrides)):
+        return _run(flags, overrides)
+
+
+def _run(flags: list[str], overrides: list[str]) -> int:
     hints.check_groups(overrides)
     plugins = str(PACKAGE / "_plugins")
     if plugins not in sys.path:
@@ -48,6 +54,7 @@ def run(arguments: list[str]) -> int:
         from quantexp.cluster import session
 
         try:
+            active.add(config.plugins)
             data: Any = OmegaConf.to_container(config, resolve=True)
             session.run_one(data, overrides)
         except QuantexpError as error:  # Hydra would print it before raising it again

@@ -241,6 +241,7 @@ class ExperimentConfig:
     seed: int = 0
     keep: str = "checkpoint"
     name: str | None = None
+    plugins: tuple[str, ...] = ()  # folders of the user's own methods; for records, never loaded
 
     @property
     def label(self) -> str:

@@ -52,6 +52,7 @@ Options:
 
 Results are JSON files under ./outputs (or $QUANTEXP_OUTPUTS, or paths.outputs=FOLDER).
 A folder ./conf with the same groups adds your own choices, ./sweeps your own sweeps.
+plugins=[FOLDER] adds methods of your own (NAME.py and NAME.yaml each, see CONTRIBUTING.md).
 Exit code: 0 all done, 1 a cell failed, 2 refused before any work, 130 interrupted."""
 
 

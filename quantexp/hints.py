@@ -74,11 +74,7 @@ def _syntax(error: OverrideParseException) -> str:
 def unknown_key(key: str, composed: Mapping[str, Any]) -> str:
     """One sentence for a key that a composed configuration does not have."""
     group, _, option = key.partition(".")
-    owners = [
-        name
-        for name in registry.method_names()
-        if option in {f.name for f in fields(registry.method(name).Options)}
-    ]
+    owners = [name for name in registry.method_names() if option in _options(name)]
     if group == "method" and owners:
         name = composed.get("method", {}).get("name")
         return f"unknown key '{key}': {option} belongs to {', '.join(owners)}, not to {name}"
@@ -91,6 +87,13 @@ def unknown_key(key: str, composed: Mapping[str, Any]) -> str:
         siblings = [k for k in known if "." not in k]
     hint = f"did you mean '{near}'? " if near else ""
     return f"unknown key '{key}': {hint}allowed here: {', '.join(siblings)}"
+
+
+def _options(method: str) -> set[str]:
+    try:
+        return {f.name for f in fields(registry.method(method).Options)}
+    except ConfigError:  # a plugin that is broken, but not in use
+        return set()
 
 
 def _similarity(key: str, candidate: str) -> float:

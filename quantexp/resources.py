@@ -18,8 +18,25 @@ def users(name: str) -> Path | None:
     return folder if folder.is_dir() and not folder.samefile(own(name)) else None
 
 
+def files(group: str) -> dict[str, Path]:
+    """Name → file of a configuration group's choices in ``conf``, ours before the user's."""
+    found: dict[str, Path] = {}
+    for folder in (own("conf"), users("conf")):
+        for path in sorted((folder / group).glob("*.yaml")) if folder else ():
+            if not path.stem.startswith("_"):
+                found.setdefault(path.stem, path)
+    return found
+
+
 def choices(group: str) -> list[str]:
-    """Names that a configuration group offers, the user's own included; reads file names only."""
-    folders = [own("conf"), *filter(None, [users("conf")])]
-    names = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-    return sorted(name for name in names if not name.startswith("_"))
+    """Names that a configuration group offers, the user's own included; imports no code of theirs.
+
+    Raises:
+        ConfigError: A plugin cannot be read.
+    """
+    names = set(files(group))
+    if group == "method":
+        from quantexp.plugins import known  # it reads the files above
+
+        names |= set(known.methods())
+    return sorted(names)

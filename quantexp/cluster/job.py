@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+from quantexp import registry
 from quantexp.config import ClusterConfig, from_plain
+from quantexp.errors import ConfigError
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.run import free, run_cell
+from quantexp.plugins import known
+
+_SOURCE = "QUANTEXP_PLUGIN_SOURCE"  # variable: the hash of the plugin that the job was planned with
 
 
 def run(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
@@ -17,11 +22,12 @@ def run(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> No
 
     Args:
         configs: Plain configurations of cells that share one calibration.
-        environment: Variables to set before torch is imported (threads, device, offline).
+        environment: Variables to set before torch is imported (threads, device, plugins, offline).
     """
     os.environ.update(environment)
     if torch := sys.modules.get("torch"):  # imported before: the variables come too late for it
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    _check_source(configs, environment)
     done = [run_cell(config) for config in configs]
     # Nobody else of the plan needs the checkpoint: all cells that share it are of this job.
     if all(done) and all(config["keep"] == "records" for config in configs):
@@ -36,6 +42,17 @@ def run_detached(configs: Sequence[dict[str, Any]], environment: Mapping[str, st
     run(configs, environment)
 
 
+def _check_source(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
+    """Refuses a plugin that was edited while the job waited: its cells would be others."""
+    planned = environment.get(_SOURCE)
+    plugin = registry.plugin(configs[0]["method"]["name"]) if planned else None
+    if plugin and plugin.source != planned:
+        raise ConfigError(
+            f"{plugin.code} was edited after this job was submitted: the same command again "
+            "plans its cells anew"
+        )
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the status short
     raise KeyboardInterrupt
@@ -48,10 +65,14 @@ def _needs_hub(cell: Cell) -> bool:
 
 
 def environment(cells: Sequence[Cell], cluster: ClusterConfig) -> dict[str, str]:
-    """Variables of a job: a fixed number of threads, and no network where none is needed."""
+    """Variables of a job: a fixed number of threads, the plugins, no network if none is needed."""
     threads = str(cluster.threads)
     variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic results on a GPU need
+    if folders := os.environ.get(known.VARIABLE):
+        variables[known.VARIABLE] = folders
+    if plugin := registry.plugin(cells[0].config.method.name):
+        variables[_SOURCE] = plugin.source
     if not any(_needs_hub(cell) for cell in cells):
         variables["HF_HUB_OFFLINE"] = "1"
     return variables

@@ -3,7 +3,7 @@
 ``calibration`` hashes what decides the quantized checkpoint, ``cell`` adds the bits that act only
 when the model runs, ``evaluation`` adds one test set. Fields are hashed as resolved, never as
 "non-defaults". What is on none of the three lists cannot change a number: ``paths``, ``cluster``,
-``tracker``, ``keep``, ``name`` (:data:`RUN_ONLY`).
+``tracker``, ``keep``, ``name``, ``plugins`` (:data:`RUN_ONLY`); a plugin counts by its code.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from quantexp.models import source
 from quantexp.protocols import official
 from quantexp.typed import plain
 
-RUN_ONLY = ("paths", "cluster", "tracker", "keep", "name")
+RUN_ONLY = ("paths", "cluster", "tracker", "keep", "name", "plugins")
 EVALUATION_VERSION = 1  # raised whenever the same checkpoint may be measured differently
 GPTQ_VERSION = 2  # raised whenever rounding=gptq may give other integers
 CALIBRATION_VERSION = 1  # raised whenever the block loop may give another checkpoint
@@ -101,6 +101,8 @@ class Cell:
             "weight": plain(config.bits.weight),
             "protocol": config.protocol.name,
         }
+        if plugin := registry.plugin(config.method.name):
+            inputs["plugin"] = plugin.source
         if config.rounding == "gptq":
             inputs["gptq"] = {"version": GPTQ_VERSION, **plain(config.gptq)}
         if self.needs_windows:
@@ -187,6 +189,7 @@ class Cell:
 
     def describe(self) -> dict[str, Any]:
         """``cell.json``: identity and configuration, as plain data."""
+        plugin = registry.plugin(self.config.method.name)
         return {
             "cell": self.id,
             "fingerprint": self.fingerprint,
@@ -198,6 +201,7 @@ class Cell:
             "bits": self.config.bits.label,
             "protocol": self.config.protocol.name,
             **official.describe(self.config),
+            **({"plugin": plugin.describe()} if plugin else {}),
             "seed": self.config.seed,
             "data_seed": self.config.data.seed,
             "config": to_plain(self.config),

@@ -1,6 +1,8 @@
 """Grids that are composed outside of Hydra's app: ``sweep=NAME``, and what ``--dry-run`` shows."""
 
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +16,7 @@ from quantexp.experiment.plan import sweep_name
 from quantexp.grid import files
 from quantexp.grid.compose import Composer, OverrideError, parse
 from quantexp.grid.expand import DEMO, GridCell, axes, expand, product
+from quantexp.plugins import active
 from quantexp.resources import own
 
 
@@ -51,6 +54,7 @@ def named(name: str, given: Sequence[str], search_path: Sequence[str] = ()) -> G
         ConfigError: Names the file and the grid, or the override on the command line.
     """
     sweep, path = files.read(name)
+    active.add(_plugins(sweep))
     cells = expand(sweep, f"sweeps/{path.name}", given)
     overrides, data = _compose(cells, given, search_path)
     full = sweep_name(data[0]["name"], given, base=name)
@@ -77,6 +81,15 @@ def refuse_lists(given: Sequence[str]) -> None:
     for text, values in zip(given, (axes([text]) for text in given), strict=True):
         if any(parse(text).is_sweep_override() for _ in values):
             raise ConfigError(f"{text} is a grid: add -m to run it, or write a list as KEY=[a,b]")
+
+
+def _plugins(sweep: files.SweepFile) -> list[str]:
+    """The plugins that a sweep's file names: its methods must be known before it is expanded."""
+    words: list[str] = []
+    for text in (sweep.common, *sweep.grids):
+        with suppress(ValueError):  # what cannot be split is told with its place, by expand
+            words += shlex.split(text)
+    return active.given(words)
 
 
 def _compose(

@@ -16,8 +16,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from quantexp import hints
 from quantexp.errors import ConfigError
+from quantexp.plugins import active
 
-_TOP = ("rounding", "seed", "keep", "name")  # values at the top level; the rest there is groups
+# Values at the top level; the rest there is groups.
+_TOP = ("rounding", "seed", "keep", "name", "plugins")
 
 
 class OverrideError(ConfigError):
@@ -71,6 +73,7 @@ class Composer:
             if "hydra" in config:
                 with open_dict(config):
                     config.pop("hydra")
+            active.add(config.plugins)
             self._bases[groups] = config
         return self._bases[groups]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
+    METHODS,
     calibrated,
     logits,
     make_config,
@@ -29,7 +30,7 @@ def test_the_unquantized_model_is_the_streamed_one(kind: str, tied: bool, tmp_pa
     assert torch.equal(whole(windows()).logits, logits(model, plain_blocks(model), windows()))
 
 
-@pytest.mark.parametrize("method", ["rtn", "flatquant"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_quantized_model_is_the_streamed_one(method: str, tmp_path: Path) -> None:
     model = streamed(config := make_config(tiny_llama(tmp_path / "model"), method, (4, 4, 4, 4)))
     blocks = stored_blocks(model, config, calibrated(model, config, windows(), tmp_path / "c"))

@@ -1,0 +1,1 @@
+"""Methods of a user's own, in their own repository: found, identified and loaded; no fork."""
