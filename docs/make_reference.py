@@ -21,7 +21,7 @@ TARGET = Path(__file__).with_name("reference.md")
 _HEAD = """\
 # Reference of the configuration
 
-Made by `docs/make_reference.py` from the schema and the comments in `conf/`; do not edit it by hand.
+Made by `docs/make_reference.py` from the schema and the comments in `conf/`; not edited by hand.
 
 Every key can be given on the command line as `KEY=VALUE`; a comma list with `-m` is an axis of a
 grid. `python -m quantexp … --cfg job` prints a command's whole configuration.
