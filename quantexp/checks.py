@@ -17,6 +17,7 @@ from quantexp.config import (
 )
 from quantexp.errors import ConfigError, unknown
 from quantexp.evaluation.tasks import TASKS
+from quantexp.protocols.baselines import PAPERS
 
 
 def check(config: ExperimentConfig) -> None:
@@ -31,6 +32,13 @@ def check(config: ExperimentConfig) -> None:
     _one_of("model.source", config.model.source, ("demo", "local", "hf"))
     _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
     _one_of("protocol", config.protocol.name, ("uniform", "official"))
+    if config.protocol.paper is not None:
+        _one_of("protocol.paper", config.protocol.paper, PAPERS)
+        if config.protocol.name != "official":
+            raise ConfigError(
+                f"protocol.paper={config.protocol.paper} is read by protocol=official only: "
+                "give that as well, or leave it out"
+            )
     _one_of("cluster", config.cluster.name, ("local", "debug"))
     for tensor in TENSORS:
         _check_tensor(tensor, getattr(config.bits, tensor))

@@ -192,9 +192,13 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """``uniform``: equal tokens, schemes and granularity; ``official``: each paper's settings."""
+    """``uniform``: equal tokens, schemes and granularity; ``official``: each paper's settings.
+
+    ``paper`` (official only) takes baselines as that paper ran them; ``None``: as their authors do.
+    """
 
     name: str
+    paper: str | None = None
 
 
 @dataclass(frozen=True)
