@@ -126,7 +126,8 @@ def _values(
 
 
 def _cell(entry: Entry, line: Line, merged: bool) -> Cell:
-    text = f"{entry.text} ≈" if entry.similar else entry.text
+    text = entry.text if entry.text == NOTHING else f"{entry.text}{entry.marks}"
+    text = f"{text} ≈" if entry.similar else text
     if (
         merged
         and entry.text == NOTHING

@@ -12,6 +12,7 @@ from helpers import make_config, tiny_llama
 from task_rows import write_rows, write_tasks
 
 from quantexp.errors import ConfigError, DataError
+from quantexp.evaluation import tasks
 from quantexp.evaluation.task_files import documents, find
 from quantexp.evaluation.tasks import TASKS, unreachable
 from quantexp.experiment import preflight
@@ -121,7 +122,10 @@ def test_preflight_needs_the_file_or_the_network(
     monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    monkeypatch.setattr(tasks, "network", lambda: None)
     assert found() == []  # with network, the harness fetches it
+    monkeypatch.setattr(tasks, "network", lambda: "the hub cannot be reached")
+    assert "the hub cannot be reached, and it is not cached" in found()[0]
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     (message,) = found()
     assert message == unreachable("piqa", "no network is asked for, and it is not cached")

@@ -141,8 +141,14 @@ class FakeOutputs:
             },
         )
 
-    def calibration(self, cell: str, blocks: int = 2, **report: Any) -> None:
-        """The report of the cell's calibration."""
+    def calibration(
+        self,
+        cell: str,
+        blocks: int = 2,
+        report_blocks: list[dict[str, Any]] | None = None,
+        **report: Any,
+    ) -> None:
+        """The report of the cell's calibration; ``report_blocks`` takes the place of its blocks."""
         stored = record.read(self.folder(cell) / "cell.json")
         assert stored is not None
         found = [
@@ -156,7 +162,7 @@ class FakeOutputs:
                 "seconds": 61.0,
                 "peak_memory_bytes": 2**31,
                 "effective_bits": 4.25,
-                "blocks": found,
+                "blocks": found if report_blocks is None else report_blocks,
                 **report,
             },
         )
