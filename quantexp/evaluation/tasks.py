@@ -5,8 +5,6 @@ that what a configuration, a preflight and a report need of a task stands here.
 """
 
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -116,6 +114,9 @@ def network(timeout: float = 5.0) -> str | None:
 
     Any answer of the server counts, an error too: whether it has the data is told later.
     """
+    import urllib.error
+    import urllib.request
+
     host = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=timeout).close()

@@ -69,7 +69,8 @@ def _marked(rows: Sequence[Row], lines: Sequence[Line]) -> list[str]:
                 of = sum(found == text for found in texts.values())
                 some = f" ({of} of {len(cells)} cells)" if len(cells) > 1 else ""
                 said = f"numerical fallback, {text}" if kind == "fallbacks" else text
-                notes[f"{mark} {_place(line)}: {said}{some}"] = None
+                whose = f" of {line.model}" if len({other.model for other in lines}) > 1 else ""
+                notes[f"{mark} {_place(line)}{whose}: {said}{some}"] = None
     return list(notes)
 
 

@@ -145,3 +145,22 @@ def test_checking_tasks_imports_no_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_any_answer_of_the_hub_is_reachable_and_none_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import http.server
+    import threading
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    tasks.network.cache_clear()
+    assert tasks.network() is None  # 501: it does not know HEAD
+    server.shutdown()
+    server.server_close()
+    tasks.network.cache_clear()
+    assert "cannot be reached" in str(tasks.network())
+    tasks.network.cache_clear()

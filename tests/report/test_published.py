@@ -10,6 +10,7 @@ from fake_outputs import FakeOutputs
 from quantexp.report import agreement, published, table
 from quantexp.report.collect import collect
 from quantexp.report.compare import Comparison, Entry, compare
+from quantexp.report.layout import lay_out
 from quantexp.report.view import View
 
 PAPER = {"seq_len": 2048, "stride": 2048}
@@ -226,3 +227,14 @@ def test_gptq_with_reordering_is_a_row_of_its_own_in_awqs_table(outputs: FakeOut
         outputs.evaluation(cell, 6.4, "wikitext2", **PAPER)
     texts = {m.published.text for m in agreement.matches(collect(outputs.root)).values()}
     assert texts == {"6.43", "6.42"}
+
+
+def test_a_published_row_stands_below_paper_not_below_ours(outputs: FakeOutputs) -> None:
+    official(outputs, "none", "w16a16", wikitext2=5.4699)
+    official(outputs, "flatquant", "w4a4kv4", wikitext2=5.80)
+    view = View(published_rows=True)
+    grid = lay_out(compare(collect(outputs.root), view), view)
+    columns = {column.header[-1]: [cell.text for cell in column.cells] for column in grid.columns}
+    row = columns["method"].index("QuaRot+GPTQ (published)")
+    assert (columns["ours"][row], columns["paper"][row]) == ("–", "6.10")
+    assert columns["Δ"][0] == "+0.00 ok"  # and never -0.00
