@@ -94,7 +94,7 @@ def _grid(flags: list[str], sweeps: list[str], overrides: list[str]) -> int:
         grid = command.anonymous(overrides, search_path)
     if dry:
         return dry_run.show(grid, bool(sweeps) or "--multirun" in flags, "--json" in flags)
-    configs = session.checked(grid.data, grid.overrides)
+    configs = session.checked(grid.data, grid.overrides, grid.asked)
     if grid.note:
         print(f"note     {grid.note}")
     return 1 if session.run_sweep(configs, grid.given, grid.name).failed else 0

@@ -4,6 +4,7 @@ What a method or a model adds to this is in ``Method.check`` and ``experiment/pr
 """
 
 import re
+from collections.abc import Sequence
 
 from quantexp.calibration import corpora
 from quantexp.config import (
@@ -13,10 +14,13 @@ from quantexp.config import (
     TENSORS,
     EvaluationConfig,
     ExperimentConfig,
+    PerplexitySet,
     TensorQuantization,
 )
 from quantexp.errors import ConfigError, unknown
+from quantexp.evaluation import objective
 from quantexp.evaluation.tasks import TASKS
+from quantexp.protocols.baselines import PAPERS
 
 
 def check(config: ExperimentConfig) -> None:
@@ -31,6 +35,13 @@ def check(config: ExperimentConfig) -> None:
     _one_of("model.source", config.model.source, ("demo", "local", "hf"))
     _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
     _one_of("protocol", config.protocol.name, ("uniform", "official"))
+    if config.protocol.paper is not None:
+        _one_of("protocol.paper", config.protocol.paper, PAPERS)
+        if config.protocol.name != "official":
+            raise ConfigError(
+                f"protocol.paper={config.protocol.paper} is read by protocol=official only: "
+                "give that as well, or leave it out"
+            )
     _one_of("cluster", config.cluster.name, ("local", "debug"))
     for tensor in TENSORS:
         _check_tensor(tensor, getattr(config.bits, tensor))
@@ -56,17 +67,23 @@ def check(config: ExperimentConfig) -> None:
     if config.name is not None:
         _file_name("name", config.name)
     _check_tasks(config.evaluation)
-    names = [s.name for s in config.evaluation.perplexity]
-    for i, item in enumerate(config.evaluation.perplexity):
-        where = f"evaluation.perplexity[{i}]"
+    for kind in ("perplexity", "validation"):
+        _check_sets(f"evaluation.{kind}", getattr(config.evaluation, kind))
+    objective.check(config.objective, config.evaluation)
+    data = config.data
+    corpora.check("data", data.corpus, data.path, data.join, data.field)
+
+
+def _check_sets(key: str, sets: Sequence[PerplexitySet]) -> None:
+    names = [item.name for item in sets]
+    for i, item in enumerate(sets):
+        where = f"{key}[{i}]"
         _file_name(f"{where}.name", item.name)
         _positive(f"{where}.seq_len", item.seq_len, least=2)
         _positive(f"{where}.max_windows", item.max_windows)
         corpora.check(where, item.corpus, item.path, item.join, item.field)
         if names.count(item.name) > 1:
-            raise ConfigError(f"evaluation.perplexity has two sets named '{item.name}': rename one")
-    data = config.data
-    corpora.check("data", data.corpus, data.path, data.join, data.field)
+            raise ConfigError(f"{key} has two sets named '{item.name}': rename one")
 
 
 def _check_tasks(evaluation: EvaluationConfig) -> None:

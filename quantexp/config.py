@@ -172,6 +172,9 @@ class EvaluationConfig:
     ``path``, ``seq_len`` and ``max_windows`` are short forms for the command line: a further set
     from a file, and one value for every set. :func:`from_plain` writes them into the sets.
 
+    ``validation`` sets are measured like test sets, but shown in no table: options may be chosen
+    by them (:mod:`quantexp.evaluation.objective`).
+
     ``tasks`` are zero-shot tasks of lm-eval, ``task_data`` a folder with their documents
     (``arc_easy.jsonl``, …; ``None``: from the hub), ``task_limit`` the first so many documents of
     each. ``batch_size`` is how many requests run at once. Padding changes nothing, but sums are
@@ -188,13 +191,18 @@ class EvaluationConfig:
     task_data: str | None = None
     task_limit: int | None = None
     batch_size: int = 8
+    validation: tuple[PerplexitySet, ...] = ()
 
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """``uniform``: equal tokens, schemes and granularity; ``official``: each paper's settings."""
+    """``uniform``: equal tokens, schemes and granularity; ``official``: each paper's settings.
+
+    ``paper`` (official only) takes baselines as that paper ran them; ``None``: as their authors do.
+    """
 
     name: str
+    paper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -239,6 +247,7 @@ class ExperimentConfig:
     rounding: str = "rtn"
     gptq: GPTQConfig = field(default_factory=GPTQConfig)
     seed: int = 0
+    objective: str = "block_error"
     keep: str = "checkpoint"
     name: str | None = None
     plugins: tuple[str, ...] = ()  # folders of the user's own methods; for records, never loaded
@@ -306,6 +315,7 @@ def _expand(evaluation: EvaluationConfig) -> EvaluationConfig:
     return replace(
         evaluation,
         perplexity=tuple(replace(item, **changes) for item in sets),
+        validation=tuple(replace(item, **changes) for item in evaluation.validation),
         path=None,
         seq_len=None,
         max_windows=None,

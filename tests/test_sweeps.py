@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from quantexp.__main__ import main
-from quantexp.config import from_plain
+from quantexp.config import ProtocolConfig, from_plain
 from quantexp.errors import ConfigError
 from quantexp.experiment import plan
 from quantexp.experiment.cell import Cell
@@ -21,6 +21,7 @@ from quantexp.grid.command import anonymous, named
 from quantexp.grid.compose import Composer
 from quantexp.grid.expand import expand
 from quantexp.grid.files import SweepFile
+from quantexp.protocols import official
 from quantexp.resources import PACKAGE, own
 
 SHIPPED = sorted(path.stem for path in own("sweeps").glob("*.yaml"))
@@ -90,6 +91,27 @@ def test_every_papers_sweep_runs_on_the_demo_model_without_network(name: str) ->
         assert cell.config.data.corpus == "pydocs"
         assert {item.corpus for item in cell.config.evaluation.perplexity} == {"pydocs"}
     assert made.cells[0].config.label == "none"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_sweep_has_that_papers_settings_and_no_cell_is_refused(name: str) -> None:
+    for given in ([], ["model=demo"]):
+        grid = named(name, given)
+        for data, asked in zip(grid.data, grid.asked, strict=True):
+            config = from_plain(data)
+            assert config.protocol.name == "official"
+            assert official.conflicts(config, asked) == []
+    uniform = [from_plain(data) for data in named(name, ["model=demo", "protocol=uniform"]).data]
+    assert {config.protocol for config in uniform} == {ProtocolConfig("uniform")}
+
+
+def test_a_sweeps_own_line_yields_to_the_paper_but_the_command_line_does_not() -> None:
+    [data] = named("quarot_table7", ["model=llama2_7b", "method=gptq", "bits=w4a16"]).data
+    assert from_plain(data).data.corpus == "wikitext2"
+    grid = named("quarot_table7", ["bits.weight.scheme=symmetric", "model=demo"])
+    config = from_plain(grid.data[0])
+    [problem] = official.conflicts(config, grid.asked[0])
+    assert problem.startswith("bits.weight.scheme=symmetric: protocol=official sets")
 
 
 def test_the_demo_table_has_the_papers_rows() -> None:

@@ -4,7 +4,9 @@ Each failure steps one rung down; the record holds every rung that was taken wit
 tables mark the cell. GPTQ's damping has its own steps (``quantization/rounding.py``).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,12 @@ def rungs(autocast: bool) -> tuple[Rung, ...]:
         Rung("learning rate / 10", lr_factor=0.1),
         Rung("initial parameters", trained=False),
     )
+
+
+def summary(blocks: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Rung → number of blocks that took it, from the entries of a calibration's report."""
+    found: dict[str, int] = {}
+    for block in blocks:
+        for step in dict.fromkeys(str(rung["step"]) for rung in block.get("ladder") or ()):
+            found[step] = found.get(step, 0) + 1
+    return found

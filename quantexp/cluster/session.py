@@ -75,20 +75,25 @@ class Checked:
     refused: dict[str, list[str]]
 
 
-def check(grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]) -> Checked:
+def check(
+    grid: Sequence[dict[str, Any]],
+    overrides: Sequence[Sequence[str]],
+    asked: Sequence[Sequence[str]] | None = None,
+) -> Checked:
     """Reads and checks every configuration.
 
     Args:
         grid: Composed configurations, plain.
         overrides: The overrides of each, which is how messages call it.
+        asked: Those of them that a protocol must not contradict; ``None``: all.
     """
     common = set.intersection(*(set(own) for own in overrides))
     configs: list[ExperimentConfig] = []
     refused: dict[str, list[str]] = {}
-    for data, own in zip(grid, overrides, strict=True):
+    for data, own, wanted in zip(grid, overrides, asked or overrides, strict=True):
         try:
             config = from_plain(data)
-            found = [*official.conflicts(config, own), *preflight.problems(Cell(config))]
+            found = [*official.conflicts(config, wanted), *preflight.problems(Cell(config))]
         except QuantexpError as error:
             found = [str(error)]
         for reason in found:
@@ -100,14 +105,16 @@ def check(grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]) ->
 
 
 def checked(
-    grid: Sequence[dict[str, Any]], overrides: Sequence[Sequence[str]]
+    grid: Sequence[dict[str, Any]],
+    overrides: Sequence[Sequence[str]],
+    asked: Sequence[Sequence[str]] | None = None,
 ) -> list[ExperimentConfig]:
     """:func:`check` before any work: all cells can run, or nothing is started.
 
     Raises:
         ConfigError: All reasons, each with the cells it concerns.
     """
-    outcome = check(grid, overrides)
+    outcome = check(grid, overrides, asked)
     if not outcome.refused:
         return outcome.configs
     if len(grid) == 1:

@@ -6,6 +6,7 @@ that what a configuration, a preflight and a report need of a task stands here.
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 HARNESS = "lm-eval"  # the distribution whose version is part of every zero-shot fingerprint
@@ -105,6 +106,25 @@ def offline() -> bool:
     """Whether the user told Hugging Face's libraries to stay off the network."""
     said = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
     return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in said)
+
+
+@cache
+def network(timeout: float = 5.0) -> str | None:
+    """Why the hub cannot be reached from here, or ``None``; asked once per process, in seconds.
+
+    Any answer of the server counts, an error too: whether it has the data is told later.
+    """
+    import urllib.error
+    import urllib.request
+
+    host = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError) as error:  # no route, no name, a malformed address
+        return f"{host} cannot be reached ({getattr(error, 'reason', error)})"
+    return None
 
 
 def is_cached(task: str) -> bool:

@@ -3,7 +3,8 @@
 ``calibration`` hashes what decides the quantized checkpoint, ``cell`` adds the bits that act only
 when the model runs, ``evaluation`` adds one test set. Fields are hashed as resolved, never as
 "non-defaults". What is on none of the three lists cannot change a number: ``paths``, ``cluster``,
-``tracker``, ``keep``, ``name``, ``plugins`` (:data:`RUN_ONLY`); a plugin counts by its code.
+``tracker``, ``objective``, ``keep``, ``name``, ``plugins`` (:data:`RUN_ONLY`); a plugin counts by
+its code.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from quantexp.models import source
 from quantexp.protocols import official
 from quantexp.typed import plain
 
-RUN_ONLY = ("paths", "cluster", "tracker", "keep", "name", "plugins")
+RUN_ONLY = ("paths", "cluster", "tracker", "objective", "keep", "name", "plugins")
 EVALUATION_VERSION = 1  # raised whenever the same checkpoint may be measured differently
 GPTQ_VERSION = 2  # raised whenever rounding=gptq may give other integers
 CALIBRATION_VERSION = 1  # raised whenever the block loop may give another checkpoint
@@ -40,7 +41,7 @@ def fingerprint(value: Any) -> str:
 class Evaluation:
     """One evaluation of a cell: what it measures and the file that holds its record."""
 
-    kind: str  # perplexity | block_error | zeroshot
+    kind: str  # perplexity | validation | block_error | zeroshot
     name: str
     inputs: dict[str, Any]
     set: PerplexitySet | None = None
@@ -145,14 +146,16 @@ class Cell:
         """All evaluations that the configuration asks for."""
         common = {"cell": self.fingerprint, "version": EVALUATION_VERSION}
         found = []
-        for item in self.config.evaluation.perplexity:
-            inputs = {**common, "kind": "perplexity", "set": data.find_set(item).inputs}
-            found.append(Evaluation("perplexity", item.name, inputs, item))
-        count = self.config.evaluation.block_error_windows
+        asked = self.config.evaluation
+        for kind, sets in (("perplexity", asked.perplexity), ("validation", asked.validation)):
+            for item in sets:
+                inputs = {**common, "kind": kind, "set": data.find_set(item).inputs}
+                found.append(Evaluation(kind, item.name, inputs, item))
+        count = asked.block_error_windows
         if self.quantized and count:
             inputs = {**common, "kind": "block_error", "data": self.windows.inputs, "count": count}
             found.append(Evaluation("block_error", self.config.data.name, inputs))
-        found += [self._zeroshot(name, common) for name in self.config.evaluation.tasks]
+        found += [self._zeroshot(name, common) for name in asked.tasks]
         return tuple(found)
 
     def _zeroshot(self, name: str, common: dict[str, Any]) -> Evaluation:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantexp.calibration import data
+from quantexp.calibration import data, ladder
 from quantexp.calibration.blocks import Progress, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.sampling import token_hash
@@ -102,10 +102,18 @@ def evaluate(
             "dtype": str(model.compute).removeprefix("torch."),
             "stored_dtype": str(model.stored).removeprefix("torch."),
             **meter.read(),
+            **_fallbacks(cell),
             "time": record.now(),
             "provenance": record.provenance(),
         },
     )
+
+
+def _fallbacks(cell: Cell) -> dict[str, Any]:
+    """What the numerical ladder did, so that a record says so without its calibration's report."""
+    report = (record.read(cell.checkpoint / "report.json") if cell.quantized else None) or {}
+    found = ladder.summary(report.get("blocks", ()))
+    return {"fallbacks": found} if found else {}
 
 
 def _zeroshot(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:

@@ -41,22 +41,35 @@ def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
     yield lambda: _groups(cell, model)
     if cell.quantized and (cell.needs_windows or cell.config.evaluation.block_error_windows):
         yield lambda: _windows("data", "data.seq_len", cell.windows, model)
-    for i, item in enumerate(cell.config.evaluation.perplexity):
-        where = f"evaluation.perplexity '{item.name}'"
-        key = f"evaluation.perplexity[{i}].seq_len"
+    asked = cell.config.evaluation
+    sets = [("perplexity", i, item) for i, item in enumerate(asked.perplexity)]
+    sets += [("validation", i, item) for i, item in enumerate(asked.validation)]
+    for kind, i, item in sets:
+        where = f"evaluation.{kind} '{item.name}'"
+        key = f"evaluation.{kind}[{i}].seq_len"
         yield lambda item=item, where=where, key=key: _windows(  # type: ignore[misc]
             where, key, find_set(item), model
         )
     for name in cell.config.evaluation.tasks:
-        yield lambda name=name: _task(name, cell.config.evaluation.task_data)  # type: ignore[misc]
+        yield lambda name=name: _task(cell, name)  # type: ignore[misc]
 
 
-def _task(name: str, folder: str | None) -> None:
+def _task(cell: Cell, name: str) -> None:
     """A local file must be right; without one, what is not cached must be within reach."""
+    folder = cell.config.evaluation.task_data
     if folder is not None:
         task_files.find(name, folder)
-    elif tasks.offline() and not tasks.is_cached(name):
-        raise DataError(tasks.unreachable(name, "no network is asked for, and it is not cached"))
+    elif not tasks.is_cached(name) and not _measured(cell, name):
+        cause = "no network is asked for" if tasks.offline() else tasks.network()
+        if cause is not None:
+            raise DataError(tasks.unreachable(name, f"{cause}, and it is not cached"))
+
+
+def _measured(cell: Cell, task: str) -> bool:
+    try:
+        return ("zeroshot", task) not in {(item.kind, item.name) for item in cell.missing}
+    except QuantexpError:  # another check says it
+        return False
 
 
 def _writable(outputs: Path) -> None:

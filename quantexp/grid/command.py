@@ -26,6 +26,7 @@ class Grid:
 
     Attributes:
         overrides: Of each cell; options that its method does not have are left out.
+        asked: Those of them that a protocol must not contradict: all but a sweep file's ``common``.
         data: The composed configuration of each cell, plain.
         given: The command line's overrides, for ``sweep.json``.
         name: The sweep's name.
@@ -33,6 +34,7 @@ class Grid:
     """
 
     overrides: tuple[tuple[str, ...], ...]
+    asked: tuple[tuple[str, ...], ...]
     data: tuple[dict[str, Any], ...]
     given: tuple[str, ...]
     name: str
@@ -56,20 +58,20 @@ def named(name: str, given: Sequence[str], search_path: Sequence[str] = ()) -> G
     sweep, path = files.read(name)
     active.add(_plugins(sweep))
     cells = expand(sweep, f"sweeps/{path.name}", given)
-    overrides, data = _compose(cells, given, search_path)
+    overrides, asked, data = _compose(cells, given, search_path)
     full = sweep_name(data[0]["name"], given, base=name)
     chosen = axes(given)
     demo = [item for key, item in DEMO.items() if key not in chosen]
     note = ""
     if demo and "model=demo" in chosen.get("model", ()):
         note = f"model=demo brings {' '.join(demo)} (no network), unless you give others"
-    return Grid(overrides, data, (f"sweep={name}", *given), full, note)
+    return Grid(overrides, asked, data, (f"sweep={name}", *given), full, note)
 
 
 def anonymous(given: Sequence[str], search_path: Sequence[str] = ()) -> Grid:
     """The cells of one grid on the command line."""
-    overrides, data = _compose(product(given), (), search_path)
-    return Grid(overrides, data, tuple(given), sweep_name(data[0]["name"], given))
+    overrides, asked, data = _compose(product(given), (), search_path)
+    return Grid(overrides, asked, data, tuple(given), sweep_name(data[0]["name"], given))
 
 
 def refuse_lists(given: Sequence[str]) -> None:
@@ -94,12 +96,13 @@ def _plugins(sweep: files.SweepFile) -> list[str]:
 
 def _compose(
     cells: Sequence[GridCell], given: Sequence[str], search_path: Sequence[str]
-) -> tuple[tuple[tuple[str, ...], ...], tuple[dict[str, Any], ...]]:
+) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...], tuple[dict[str, Any], ...]]:
     """Composes distinct cells; an option on the command line goes to the methods that have it."""
     from_line = {item for items in axes(given).values() for item in items}
     unused = {key for key in axes(given) if key.startswith("method.")}
     composer = Composer(lambda overrides: compose("config", [*search_path, *overrides]))
     found: dict[tuple[str, ...], dict[str, Any]] = {}
+    asked: dict[tuple[str, ...], tuple[str, ...]] = {}
     methods: dict[str, list[str]] = {}
     cell = cells[0]
     try:
@@ -113,6 +116,7 @@ def _compose(
                     unused -= used
                 if overrides not in found:
                     found[overrides] = composer(overrides)
+                    asked[overrides] = tuple(o for o in overrides if o not in cell.defaults)
     except OverrideError as error:
         origin = "" if error.override in from_line or not cell.where else f"{cell.where}: "
         raise ConfigError(f"{origin}{error}") from error
@@ -123,7 +127,7 @@ def _compose(
         known = {option: None for options in methods.values() for option in options}
         known_here = {"method": {**known, "name": ", ".join(methods)}}
         raise ConfigError(f"no cell of the sweep has it: {hints.unknown_key(key, known_here)}")
-    return tuple(found), tuple(found.values())
+    return tuple(found), tuple(asked.values()), tuple(found.values())
 
 
 def _options(method: str) -> list[str]:

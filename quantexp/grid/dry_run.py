@@ -28,7 +28,7 @@ def show(grid: Grid, sweep: bool, as_json: bool) -> int:
         0, or 2 where a cell cannot run: the command itself would be refused.
     """
     with _offline():
-        checked = session.check(grid.data, grid.overrides)
+        checked = session.check(grid.data, grid.overrides, grid.asked)
         made = planning.make(checked.configs, baselines=sweep) if checked.configs else None
         plan = describe(grid, checked, made, sweep)
     if as_json:

@@ -20,15 +20,23 @@ Axes = dict[str, tuple[str, ...]]  # key → the overrides that an axis goes thr
 # The demo model is for machines without network, and the papers' texts need one.
 DEMO = {"data": "data=pydocs", "evaluation": "evaluation=pydocs"}
 # Options of these groups belong to the choice that has them, not to another one.
-_OWNERS = ("model", "method")
+_OWNERS = ("model", "method", "protocol")
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """Overrides of one cell; ``where`` names the grid that they are from, for messages."""
+    """Overrides of one cell.
+
+    Attributes:
+        overrides: In order.
+        where: The grid that they are from, for messages.
+        defaults: Those that come from the file's ``common`` line: what holds where a protocol
+            does not decide the key.
+    """
 
     overrides: tuple[str, ...]
     where: str = ""
+    defaults: frozenset[str] = frozenset()
 
 
 def axes(overrides: Sequence[str]) -> Axes:
@@ -74,15 +82,15 @@ def expand(sweep: SweepFile, file: str, given: Sequence[str]) -> list[GridCell]:
     # What the file alone says is read as well: an exclusion must mean something there.
     alone = list(_cells(sweep, file, {})) if conditions else []
     for text, condition in zip(sweep.exclude, conditions, strict=True):
-        if not any(_meets(cell, condition) for _, cell in alone):
+        if not any(_meets(cell, condition) for _, cell, _ in alone):
             raise ConfigError(
                 f"{file}: exclude '{text}' matches no cell of the grids: correct or remove it"
             )
     found: dict[tuple[str, ...], GridCell] = {}
-    for where, cell in _cells(sweep, file, replacing):
+    for where, cell, defaults in _cells(sweep, file, replacing):
         if not any(_meets(cell, condition) for condition in conditions):
             overrides = tuple(cell.values())
-            found.setdefault(overrides, GridCell(overrides, where))
+            found.setdefault(overrides, GridCell(overrides, where, defaults))
     if not found:
         raise ConfigError(f"{file}: with {' '.join(given)} every cell is excluded")
     _check_choices(found.values(), {text for values in replacing.values() for text in values})
@@ -110,18 +118,23 @@ def _check_choices(cells: Iterable[GridCell], given: Collection[str] = ()) -> No
             checked.add(text)
 
 
-def _cells(sweep: SweepFile, file: str, given: Axes) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _cells(
+    sweep: SweepFile, file: str, given: Axes
+) -> Iterator[tuple[str, Mapping[str, str], frozenset[str]]]:
     common = _located(f"{file}, common", sweep.common)
     gone = tuple(f"{group}." for group in _OWNERS if group in given)
     for i, text in enumerate(sweep.grids, 1):
         where = f"{file}, grid {i}"
-        own = common | _located(where, text)
+        chosen = _located(where, text)
+        own = common | chosen
+        left = [values for key, values in common.items() if key not in {*chosen, *given}]
+        defaults = frozenset(item for values in left for item in values)
         merged = {k: v for k, v in own.items() if k not in given and not k.startswith(gone)} | given
         for values in itertools.product(*merged.values()):
             cell = dict(zip(merged, values, strict=True))
             if "model" in given and cell["model"] == "model=demo":
                 cell |= {key: value for key, value in DEMO.items() if key not in given}
-            yield where, cell
+            yield where, cell, defaults
 
 
 def _located(where: str, text: str) -> Axes:

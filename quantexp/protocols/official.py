@@ -2,7 +2,11 @@
 
 The table decides every key that it names; an override on the command line that says otherwise is
 refused (:func:`conflicts`), since the result would not be the paper's any more. Keys that it does
-not name (seeds, evaluation, where it runs) stay the user's. The demo model keeps its own text.
+not name (seeds, evaluation, where it runs) stay the user's, and so does what the paper itself
+varies, within the values that it tried. The demo model keeps its own text.
+
+``protocol.paper=NAME`` asks for a baseline as that paper ran it for its own tables, where it says
+how; every other method has its own paper's settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +15,8 @@ from typing import Any
 
 from quantexp.config import ExperimentConfig
 from quantexp.errors import ConfigError
-from quantexp.protocols.table import DEMO, TABLE, Entry
+from quantexp.protocols.entry import DEMO, Entry
+from quantexp.protocols.table import TABLE
 from quantexp.resources import GROUPS
 
 NAME = "official"
@@ -32,10 +37,14 @@ def apply(config: ExperimentConfig) -> ExperimentConfig:
 
 def settings(config: ExperimentConfig) -> Mapping[str, Any]:
     """Dotted key → value that the protocol gives this cell."""
-    found = entry(config).settings
-    if config.model.name != DEMO:
-        return found
-    return {key: value for key, value in found.items() if not key.startswith("data.")}
+    found = entry(config)
+    wanted = {}
+    for key, value in found.settings.items():
+        if config.model.name == DEMO and key.startswith("data."):
+            continue
+        own = _get(config, _path(key))
+        wanted[key] = own if own in found.varied.get(key, ()) else value
+    return wanted
 
 
 def entry(config: ExperimentConfig) -> Entry:
@@ -45,10 +54,11 @@ def entry(config: ExperimentConfig) -> Entry:
         ConfigError: There is none; what there is for the method is listed.
     """
     model, bits = config.model.name, config.bits.label
-    rows = [row for row in TABLE if row.label == config.label]
-    for row in rows:
-        if model in row.models and bits in row.bits:
-            return row
+    paper = config.protocol.paper
+    rows = [row for row in TABLE if row.label == config.label and row.paper in (None, paper)]
+    fitting = [row for row in rows if model in row.models and bits in row.bits]
+    if fitting:
+        return max(fitting, key=lambda row: row.paper is not None)
     asked = f"protocol=official has no settings for {config.label}, model {model}, bits {bits}"
     if not rows:
         labels = ", ".join(dict.fromkeys(row.label for row in TABLE))
@@ -101,6 +111,12 @@ def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [pair for k, v in value.items() for pair in _flat(f"{key}.{k}", v)]
     return [(key, value)]
+
+
+def _get(node: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        node = getattr(node, name)
+    return node
 
 
 def _path(key: str) -> list[str]:

@@ -1,77 +1,16 @@
 """The papers' own settings, one entry per method, models and bits, each with its source.
 
 Only what a paper or its official code states is here; where this package cannot do the same, the
-entry says so under ``deviations``. Seeds are no setting: they stay an axis of their own.
+entry says so under ``deviations``. Seeds are no setting: they stay an axis of their own. How papers
+ran the methods of others for their tables is in :mod:`quantexp.protocols.baselines`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-LLAMA2 = ("llama2_7b", "llama2_13b", "llama2_70b")
-LLAMA3 = ("llama3_8b", "llama3_70b")
-DEMO = "demo"  # stands for any model, with its own text: the papers' windows are too long for it
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table.
-
-    Attributes:
-        label: The method with its rounding, as tables call it (``flatquant+gptq``).
-        models: Names of ``conf/model``.
-        bits: Labels of bits.
-        settings: Dotted configuration key → value.
-        source: Where the settings are stated.
-        deviations: What is not as in the source.
-    """
-
-    label: str
-    models: tuple[str, ...]
-    bits: tuple[str, ...]
-    settings: Mapping[str, Any]
-    source: str
-    deviations: tuple[str, ...] = ()
-
-
-def _weight(scheme: str) -> dict[str, Any]:
-    return {
-        "bits.weight.scheme": scheme,
-        "bits.weight.granularity": "per_channel",
-        "bits.weight.clip_ratio": 1.0,
-        "bits.weight.clip_search": "none",
-    }
-
-
-def _forward(tensor: str, scheme: str, granularity: str) -> dict[str, Any]:
-    return {
-        f"bits.{tensor}.scheme": scheme,
-        f"bits.{tensor}.granularity": granularity,
-        f"bits.{tensor}.group_size": None,
-        f"bits.{tensor}.dynamic": True,
-        f"bits.{tensor}.clip_ratio": 1.0,
-    }
-
-
-def _data(name: str, corpus: str, count: int, length: int) -> dict[str, Any]:
-    return {
-        "data.name": name,
-        "data.corpus": corpus,
-        "data.path": None,
-        "data.num_samples": count,
-        "data.seq_len": length,
-    }
-
-
-def _gptq(act_order: bool) -> dict[str, Any]:
-    return {
-        "gptq.damping": 0.01,
-        "gptq.block_size": 128,
-        "gptq.act_order": act_order,
-        "gptq.static_groups": False,
-        "gptq.true_sequential": True,
-    }
-
+from quantexp.protocols import baselines
+from quantexp.protocols.entry import DEMO, LLAMA2, LLAMA3, Entry
+from quantexp.protocols.entry import data as _data
+from quantexp.protocols.entry import forward as _forward
+from quantexp.protocols.entry import gptq as _gptq
+from quantexp.protocols.entry import weight as _weight
 
 _ACTIVATION = _forward("activation", "symmetric", "per_token")
 _CACHE = {
@@ -100,6 +39,15 @@ _FLATQUANT = {
 _FLATQUANT_SOURCE = (
     "arXiv 2410.09426 and ruikangliu/FlatQuant (main.py, flatquant/train_utils.py, scripts/)"
 )
+# Tables 3 and 16 (what is learned), 4 (recipe), 17 (calibration text): LLaMA-3-8B at W4A4KV4.
+_FLATQUANT_VARIED = {
+    "method.transform": (True, False),
+    "method.per_channel_scaling": (True, False),
+    "method.clipping": (True, False),
+    "method.parametrization": ("svd", "direct"),
+    "data.name": ("wikitext2", "c4", "pile"),
+    "data.corpus": ("wikitext2_flatquant", "c4", "pile"),
+}
 _AMP = "fitted in float32 (official: float16 autocast, parameters in float32)"
 _SEPARATE = "P_v is merged into v_proj (official for LLaMA-3-70B: applied online)"
 _CACHE_BITS = ("kv4", "kv3", "kv2")
@@ -119,21 +67,35 @@ def _flatquant(label: str, models: tuple[str, ...], bits: tuple[str, ...]) -> tu
 # --- SmoothQuant (2211.10438) -------------------------------------------------------------------
 
 
-def _smoothquant(models: tuple[str, ...], alpha: float) -> Entry:
-    return Entry(
-        "smoothquant",
-        models,
-        ("w8a8",),
-        {
-            **_weight("symmetric"),
-            **_ACTIVATION,
-            **_data("pile", "pile_smoothquant", 512, 512),
-            "method.alpha": alpha,
-        },
-        "mit-han-lab/smoothquant (README, examples/ppl_eval.sh, smoothquant/calibration.py)",
-        (
-            "outputs of q, k and v stay at 16 bits (official LLaMA runs: 8, before RoPE)",
-            "documents shorter than 512 tokens are passed over (official: taken as they are)",
+def _smoothquant(models: tuple[str, ...], alpha: float) -> tuple[Entry, ...]:
+    settings = {
+        **_weight("symmetric"),
+        **_ACTIVATION,
+        **_data("pile", "pile_smoothquant", 512, 512),
+        "method.alpha": alpha,
+    }
+    # q, k and v as they leave their linears: whole tokens
+    outputs = {
+        **_forward("key", "symmetric", "per_token"),
+        **_forward("value", "symmetric", "per_token"),
+        **_forward("query", "symmetric", "per_token"),
+    }
+    source = "mit-han-lab/smoothquant (README, examples/ppl_eval.sh, smoothquant/calibration.py)"
+    short = "documents shorter than 512 tokens are passed over (official: taken as they are)"
+    linears = "outputs of q, k and v stay at 16 bits (official LLaMA runs: 8, before RoPE)"
+    # the demo model stands for any of them
+    varied = {"method.alpha": (0.85, 0.9)} if DEMO in models else {}
+    rope = "queries and keys are quantized after RoPE (official: before)"
+    return (
+        Entry("smoothquant", models, ("w8a8",), settings, source, (linears, short)),
+        Entry(
+            "smoothquant",
+            models,
+            ("w8a8kv8q8",),
+            {**settings, **outputs},
+            source,
+            (rope, short),
+            varied=varied,
         ),
     )
 
@@ -157,9 +119,20 @@ TABLE: tuple[Entry, ...] = (
         "IST-DASLab/gptq (llama.py, quant.py, datautils.py; README: --true-sequential --act-order)",
         ("the README gives these options for LLaMA-1",),
     ),
-    _smoothquant(("llama2_7b", "llama2_13b", *LLAMA3, DEMO), 0.85),
-    _smoothquant(("llama2_70b",), 0.9),
-    *_flatquant("flatquant", (*LLAMA2, *LLAMA3, DEMO), ("w4a4kv4", "w4a16")),
+    *_smoothquant(("llama2_7b", "llama2_13b", *LLAMA3), 0.85),
+    *_smoothquant((DEMO,), 0.85),
+    *_smoothquant(("llama2_70b",), 0.9),
+    Entry(
+        "flatquant",
+        ("llama3_8b", DEMO),
+        ("w4a4kv4",),
+        _FLATQUANT,
+        f"{_FLATQUANT_SOURCE}, Tables 1, 3, 4, 16 and 17",
+        (_AMP,),
+        varied=_FLATQUANT_VARIED,
+    ),
+    *_flatquant("flatquant", (*LLAMA2, "llama3_70b", "llama3_1_8b_instruct"), ("w4a4kv4",)),
+    *_flatquant("flatquant", (*LLAMA2, *LLAMA3, DEMO), ("w4a16",)),
     *_flatquant("flatquant", ("llama3_8b", DEMO), ("w3a16", "w3a3kv3", *_MIXED_CACHE_BITS)),
     *_flatquant("flatquant", ("llama2_7b", "llama2_13b", "llama3_8b", DEMO), _CACHE_BITS),
     *_flatquant("flatquant+gptq", (*LLAMA2, *LLAMA3, DEMO), ("w4a4kv4",)),
@@ -172,4 +145,12 @@ TABLE: tuple[Entry, ...] = (
         _FLATQUANT_SOURCE,
         ("published for Qwen2.5-7B-Instruct",),
     ),
+    Entry(
+        "flatquant",
+        ("qwen2_5_7b_instruct", "qwen2_5_32b_instruct"),
+        ("w4a4kv4",),
+        {**_FLATQUANT, "method.parametrization": "direct"},
+        f"{_FLATQUANT_SOURCE}, Table 8",
+    ),
+    *baselines.TABLE,
 )

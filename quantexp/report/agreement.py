@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from quantexp.report import names
 from quantexp.report.collect import EDITED, Row
-from quantexp.report.distinguish import option_names
+from quantexp.report.distinguish import unlike
 from quantexp.report.published import BASELINE, Published, bits_of, load, paper_model
+from quantexp.report.variants import paper, printed
 
 PROTOCOL = "official"  # what papers print was made with each method's own settings
 SEQ_LEN = 2048  # of all published perplexities
@@ -68,9 +69,10 @@ def matches(rows: Sequence[Row]) -> dict[int, Match]:
 
     Model, bits, protocol and set must agree, and the window for perplexities. Where a table holds
     several variants of a method at equal bits (another option each), it is not known which of them
-    the paper's is: none matches.
+    the paper's is: none matches, but those that papers print by a name of their own. A baseline
+    that was run as a paper did (``protocol.paper``) has that paper's values only.
     """
-    options = option_names(rows)
+    options = unlike(rows)
     found = {}
     for index, row in enumerate(rows):
         model = paper_model(row)
@@ -79,12 +81,16 @@ def matches(rows: Sequence[Row]) -> dict[int, Match]:
             continue
         if not measured_alike(row):
             continue
-        if options.get(row.cell):
+        label, explained = printed(row)
+        if label is None or options.get(row.cell, {}).keys() - explained:
             continue
         # the baseline's bits are 16 whatever the configuration calls its groups
         bits = "16/16/16/16/16/-" if row.label == BASELINE else bits_of(row)
-        key = (row.label, model, bits, row.dataset or "", row.metric or "")
-        if items := load().get(key):
+        key = (label, model, bits, row.dataset or "", row.metric or "")
+        items = load().get(key, ())
+        if (whose := paper(row)) and label != BASELINE:
+            items = tuple(item for item in items if item.source.split()[0].lower() == whose)
+        if items:
             found[index] = Match(items[0], items[1:])
     return found
 

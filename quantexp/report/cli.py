@@ -39,6 +39,10 @@ def main(argv: list[str]) -> int:
 
     outputs = arguments.outputs
     rows = with_averages(collect(outputs, arguments.sweep))
+    if arguments.best_by and rows:
+        from quantexp.report.chosen import best_by
+
+        rows = best_by(rows, arguments.best_by)
     if arguments.compare and rows:
         from quantexp.report.pair import compare_cells
 
@@ -63,7 +67,7 @@ def _write(rows: Sequence[Row], form: str | None, view: View) -> None:
     from quantexp.report import table
 
     if form == "json":
-        sys.stdout.write(table.to_json(rows))
+        sys.stdout.write(table.to_json(rows, view))
     elif not rows:
         return
     elif form == "csv":
@@ -108,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         "is the shape of most papers",
     )
     shape.add_argument("--metric", metavar="A,B", help="only these metrics, for example ppl")
+    shape.add_argument(
+        "--best-by",
+        metavar="OBJECTIVE",
+        help="of each method's settings at equal bits only the one that does best by block_error "
+        "(on the calibration windows) or validation/SET, marked ‡; never by a test set",
+    )
     trust = parser.add_argument_group("published values and significance")
     trust.add_argument(
         "--published",
@@ -122,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     trust.add_argument(
         "--significance",
         action="store_true",
-        help="mark with ≈ what is not significantly different from the best of its group",
+        help="mark with ≈ what is not significantly different from the best of its group (as JSON: "
+        "the interval)",
     )
     trust.add_argument(
         "--compare",

@@ -5,13 +5,15 @@ a value, so that a running, failed or forgotten cell is seen and not merely abse
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from quantexp.calibration import ladder
 from quantexp.errors import ConfigError, unknown
 from quantexp.evaluation.tasks import TASKS
 from quantexp.experiment import status
+from quantexp.report import chosen
 from quantexp.report.records import (
     Warn,
     edited,
@@ -37,7 +39,9 @@ class Row:
     ``effective_bits`` (per weight), ``calibration_seconds`` and ``peak_memory_bytes`` are those
     of the calibration; the baseline has none. ``sweep`` joins several names by a comma.
     A cell that a sweep lists and nothing has started is known by its name only. The status of a
-    value whose record was changed after it was written is ``edited``.
+    value whose record was changed after it was written is ``edited``. ``fallbacks`` says which
+    rungs of the numerical ladder how many blocks took, ``tuned`` among what and by what the cell's
+    options were chosen.
     """
 
     model: str = ""
@@ -67,6 +71,8 @@ class Row:
     kind: str | None = None
     cause: str | None = None
     progress: str | None = None
+    fallbacks: str | None = None
+    tuned: str | None = None
     updated: str = ""
     # all metrics of a zero-shot record, as shares
     metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
@@ -100,10 +106,12 @@ def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> 
     else:
         raise ConfigError(f"unknown sweep '{sweep}': {outputs} holds no sweep yet")
     rows: list[Row] = []
+    tuned = chosen.found(outputs, warn)
     for cell in cells:
         names = [name for name, ids in sweeps.items() if cell in ids]
         try:
-            rows += list(cell_rows(outputs, cell, sweep or ", ".join(names) or None, warn))
+            made = cell_rows(outputs, cell, sweep or ", ".join(names) or None, warn)
+            rows += [replace(row, tuned=tuned.get(cell)) for row in made]
         except (AttributeError, KeyError, TypeError) as error:
             # valid JSON of another shape, for instance edited by hand
             warn(f"warning: skipped cell {cell}: its records cannot be understood ({error!r})")
@@ -127,7 +135,9 @@ def cell_rows(outputs: Path, cell: str, sweep: str | None, warn: Warn = to_stder
     records = [data for _, data in files]
     for path, data in files:
         yield Row(
-            **common | ({"status": EDITED} if edited(path, data, warn) else {}),
+            **common
+            | ({"status": EDITED} if edited(path, data, warn) else {})
+            | _fallbacks(common, data),
             **{key: data[key] for key in ("kind", "dataset", "metric")},
             value=number(data["value"]),
             stderr=number(data.get("stderr")),
@@ -148,6 +158,16 @@ def cell_rows(outputs: Path, cell: str, sweep: str | None, warn: Warn = to_stder
         yield Row(**common, dataset=name, metric=metric, kind="zeroshot")
     if not records and not missing and not tasks:
         yield Row(**common)
+
+
+def _fallbacks(common: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's own summary, where the calibration's report is gone."""
+    return {} if common["fallbacks"] else {"fallbacks": _told(data.get("fallbacks") or {})}
+
+
+def _told(fallbacks: Mapping[str, int]) -> str | None:
+    parts = [f"{step} in {n} block{'s' * (n > 1)}" for step, n in fallbacks.items()]
+    return ", ".join(parts) or None
 
 
 def _metrics(data: Mapping[str, Any]) -> dict[str, float]:
@@ -176,6 +196,7 @@ def _common(
         "calibration_seconds": report.get("seconds"),
         "peak_memory_bytes": report.get("peak_memory_bytes"),
         "cause": state.get("cause"),
+        "fallbacks": _told(ladder.summary(report.get("blocks", ()))),
         "progress": f"{phase} {state.get('done')}/{state.get('total')}" if phase else None,
         "updated": str(state.get("updated", "")),
         "config": {k: v for k, v in config.items() if k not in stored.get("run_only", ())},

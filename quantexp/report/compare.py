@@ -4,12 +4,14 @@ Only cells that differ in nothing but their seeds are averaged, so no two number
 unseen (:mod:`quantexp.report.distinguish`).
 """
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantexp.experiment import status
 from quantexp.report import averages, names, notes, paper, seeds
@@ -18,14 +20,20 @@ from quantexp.report.distinguish import Column, columns, option_names, place
 from quantexp.report.seeds import BASELINE, NOTHING
 from quantexp.report.view import View
 
+if TYPE_CHECKING:
+    from quantexp.report.significance import Interval
+
+_UNSHOWN = ("block_error", "validation")
+
 
 @dataclass(frozen=True)
 class Entry:
     """One printed value.
 
     ``rank`` is what is compared: the value as printed, if it may win. ``similar`` says that the
-    value is not significantly different from the best of its group. ``paper`` and ``delta`` are
-    the published value and the difference to it, as printed.
+    value is not significantly different from the best of its group, ``interval`` is that test.
+    ``paper`` and ``delta`` are the published value and the difference to it, as printed. ``marks``
+    stand behind the value: † for fallbacks, ‡ for options that were chosen among several.
     """
 
     text: str
@@ -33,8 +41,10 @@ class Entry:
     best: bool = False
     second: bool = False
     similar: bool = False
+    interval: Interval | None = None
     paper: str = ""
     delta: str = ""
+    marks: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,17 +72,18 @@ class Comparison:
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
     keys: tuple[Column, ...]  # of each column: data set, metric, variant
+    rows: tuple[Row, ...] = ()  # what the lines' entries name by index
 
 
 def compare(rows: Sequence[Row], view: View | None = None) -> Comparison:
-    """Groups, averages and ranks rows; diagnostics (``block_error``) stay out of the table.
+    """Groups, averages and ranks rows; diagnostics and validation sets stay out of the table.
 
     The baseline comes first, outside of the ranking, then bit settings from many bits to few. The
     best and the second are marked among equal model, protocol and bits. A value that is not finite
     or was edited by hand, or a mean that leaves broken seeds out, is never the best.
     """
     view = view or View()
-    rows, older = _newest([row for row in rows if row.kind != "block_error"])
+    rows, older = _newest([row for row in rows if row.kind not in _UNSHOWN])
     found = columns(rows)
     order = list(dict.fromkeys(found.values()))
     # a set that nothing has a value of yet gets its column all the same
@@ -100,7 +111,7 @@ def compare(rows: Sequence[Row], view: View | None = None) -> Comparison:
     lines, more = paper.compare(rows, lines, order, view)
     said += more
     shown = tuple(names.column_name(*column) for column in order)
-    return Comparison(shown, tuple(lines), tuple(said), tuple(order))
+    return Comparison(shown, tuple(lines), tuple(said), tuple(order), tuple(rows))
 
 
 def _line(
@@ -116,7 +127,10 @@ def _line(
         cells.setdefault(rows[index].cell, []).append(rows[index])
     members = [tuple(i for i in indices if found.get(i) == column) for column in order]
     one = next(iter(cells.values()))[0] if len(cells) == 1 else None
-    entries = [Entry(*seeds.mean([rows[i] for i in part], one)) for part in members]
+    entries = [
+        Entry(*seeds.mean([rows[i] for i in part], one), marks=_marks([rows[i] for i in part]))
+        for part in members
+    ]
     option = options[first.cell]
     name = names.method_name(first.label) + (f" ({option})" if option else "")
     bits = [_text(b) for b in place(first)[2:]]
@@ -136,6 +150,12 @@ def _line(
         state=_state([max(some, key=lambda row: row.status == EDITED) for some in cells.values()]),
         label=first.label,
         rows=tuple(members),
+    )
+
+
+def _marks(rows: Sequence[Row]) -> str:
+    return notes.FALLBACK * any(r.fallbacks for r in rows) + notes.TUNED * any(
+        r.tuned for r in rows
     )
 
 

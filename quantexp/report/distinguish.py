@@ -27,10 +27,11 @@ def options(row: Row) -> dict[str, str]:
     """Everything of a configuration that makes a line another line: all but the seeds.
 
     What has no effect is left out: the range of a tensor that stays at 16 bits, GPTQ's options
-    where nothing is rounded by GPTQ, and everything but the model for the baseline.
+    where nothing is rounded by GPTQ, and everything but the model for the baseline. The protocol
+    is part of :func:`place`; what it sets is in the configuration.
     """
     config = dict(row.config)
-    for key in ("seed", "evaluation"):
+    for key in ("seed", "evaluation", "protocol"):
         config.pop(key, None)
     if row.label == "none":
         config = {"model": config.get("model")}
@@ -47,24 +48,30 @@ def options(row: Row) -> dict[str, str]:
 
 
 def option_names(rows: Sequence[Row]) -> dict[str, str]:
+    """Cell → :func:`unlike` as tables print it: ``alpha=0.7`` for SmoothQuants of unlike alpha."""
+    return {
+        cell: ", ".join(
+            f"{key.removeprefix('method.').removeprefix('bits.')}={value}"
+            for key, value in found.items()
+        )
+        for cell, found in unlike(rows).items()
+    }
+
+
+def unlike(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     """Cell → the options in which it differs from cells of the same place and label.
 
-    Empty for cells that are alike; ``alpha=0.7`` for two SmoothQuants with unlike alpha.
+    Empty for cells that are alike.
     """
-    named = {}
+    named: dict[str, dict[str, str]] = {}
     groups: dict[Any, dict[str, dict[str, str]]] = {}
     for row in rows:
         groups.setdefault((place(row), row.label), {}).setdefault(row.cell, options(row))
     for cells in groups.values():
         keys = sorted({key for found in cells.values() for key in found})
-        unlike = [k for k in keys if len({found.get(k) for found in cells.values()}) > 1]
+        differing = [k for k in keys if len({found.get(k) for found in cells.values()}) > 1]
         for cell, found in cells.items():
-            parts = [
-                f"{key.removeprefix('method.').removeprefix('bits.')}={found[key]}"
-                for key in unlike
-                if key in found
-            ]
-            named[cell] = ", ".join(parts)
+            named[cell] = {key: found[key] for key in differing if key in found}
     return named
 
 

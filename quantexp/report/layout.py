@@ -118,6 +118,9 @@ def _values(
     deltas = [NOTHING if f is None else f[0].entries[f[1]].delta or NOTHING for f in found]
     if set(papers) == {NOTHING}:
         return [GridColumn(top, tuple(cells), True)]
+    for n, item in enumerate(found):
+        if item is not None and not any(item[0].rows):  # a line of the papers' alone
+            papers[n], cells[n] = cells[n].text, Cell(NOTHING)
     return [
         GridColumn((*top, "ours"), tuple(cells), True),
         GridColumn((*top, "paper"), tuple(map(Cell, papers)), True),
@@ -126,7 +129,8 @@ def _values(
 
 
 def _cell(entry: Entry, line: Line, merged: bool) -> Cell:
-    text = f"{entry.text} ≈" if entry.similar else entry.text
+    text = entry.text if entry.text == NOTHING else f"{entry.text}{entry.marks}"
+    text = f"{text} ≈" if entry.similar else text
     if (
         merged
         and entry.text == NOTHING

@@ -8,6 +8,7 @@ _METHODS = {
     "smoothquant": "SmoothQuant",
     "awq": "AWQ",
     "omniquant": "OmniQuant",
+    "affinequant": "AffineQuant",
     "quarot": "QuaRot",
     "spinquant": "SpinQuant",
     "flatquant": "FlatQuant",

@@ -10,6 +10,8 @@ from quantexp.report import seeds
 from quantexp.report.collect import EDITED, Row
 from quantexp.report.distinguish import Column
 
+FALLBACK, TUNED = "†", "‡"
+
 if TYPE_CHECKING:
     from quantexp.report.compare import Line
 
@@ -32,6 +34,7 @@ def general(
             "or a file it reads has changed since"
         )
     notes += _versions(rows, lines, order)
+    notes += _marked(rows, lines)
     for cell in dict.fromkeys(row.cell for row in rows if row.status == EDITED):
         notes.append(f"{cell}: a record was edited after it was written; its value is left out")
     causes = {row.cell: row.cause for row in rows if row.status == status.FAILED}
@@ -52,6 +55,23 @@ def _seeds(rows: Sequence[Row], lines: Sequence[Line], order: Sequence[Column]) 
                 parts = [f"{axis} ±{seeds.number(sd)} (n={n})" for axis, (sd, n) in found.items()]
                 notes.append(f"{_place(line)}, {' '.join(column[:2])}: {', '.join(parts)}")
     return notes
+
+
+def _marked(rows: Sequence[Row], lines: Sequence[Line]) -> list[str]:
+    """One note for each line and mark: which rungs of the ladder, or how options were chosen."""
+    notes: dict[str, None] = {}
+    for line in lines:
+        shown = [rows[i] for part in line.rows for i in part]
+        cells = {row.cell for row in shown}
+        for mark, kind in ((FALLBACK, "fallbacks"), (TUNED, "tuned")):
+            texts = {row.cell: text for row in shown if (text := getattr(row, kind))}
+            for text in dict.fromkeys(texts.values()):
+                of = sum(found == text for found in texts.values())
+                some = f" ({of} of {len(cells)} cells)" if len(cells) > 1 else ""
+                said = f"numerical fallback, {text}" if kind == "fallbacks" else text
+                whose = f" of {line.model}" if len({other.model for other in lines}) > 1 else ""
+                notes[f"{mark} {_place(line)}{whose}: {said}{some}"] = None
+    return list(notes)
 
 
 def _versions(rows: Sequence[Row], lines: Sequence[Line], order: Sequence[Column]) -> list[str]:

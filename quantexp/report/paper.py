@@ -81,7 +81,8 @@ def _beside(
             # a mean that leaves broken seeds out is no result to compare
             if all(map(math.isfinite, values)) and matched[0] not in reasons:
                 value = statistics.mean(values)
-                delta = f"{match.delta(value):+.2f} {match.verdict(value)}".strip()
+                # plus zero: what rounds to nothing has no sign
+                delta = f"{round(match.delta(value), 2) + 0.0:+.2f} {match.verdict(value)}".strip()
             entry = replace(entry, paper=match.published.text, delta=delta)
         entries.append(entry)
     return replace(line, entries=tuple(entries))

@@ -19,6 +19,7 @@ _REQUIRED: dict[str, dict[str, type]] = {
     },
     "sweep.json": {"cells": list},
     "report.json": {"blocks": list},
+    "tuning.json": {"objective": str, "trials": list},
 }
 _EVALUATION: dict[str, type] = {"kind": str, "dataset": str, "metric": str, "value": object}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -90,14 +91,14 @@ def mark(
             first = best.get((line.group, i))
             if entry.rank is not None and not entry.best:
                 own = of_rows([rows[j] for j in line.rows[i]])
-                try:
-                    alike = bool(first and own and not interval(own, first).significant)
-                    unknown += not (first and own)
-                except DataError:
-                    alike = False
-                    unknown += 1
+                found = None
+                if first and own:
+                    with contextlib.suppress(DataError):  # other tokens, too few windows
+                        found = interval(own, first)
+                unknown += found is None
+                alike = found is not None and not found.significant
                 marked |= alike
-                entry = replace(entry, similar=alike)
+                entry = replace(entry, similar=alike, interval=found)
             entries.append(entry)
         made.append(replace(line, entries=tuple(entries)))
     notes = []

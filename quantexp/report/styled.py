@@ -19,6 +19,8 @@ _SYMBOLS = {
     "Δ": r"$\Delta$",
     "–": "--",
     "×": r"$\times$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
 }
 _SPECIAL = str.maketrans(
     {

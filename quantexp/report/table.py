@@ -52,15 +52,39 @@ def to_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def to_json(rows: Sequence[Row]) -> str:
+def to_json(rows: Sequence[Row], view: View | None = None) -> str:
     """A list of objects, one per value.
 
     ``value`` is a number or null; ``value_text`` is ``nan``, ``inf`` or ``-inf`` where a run
     broke, so that the JSON stays valid and the break stays visible. ``published`` (accuracies in
     percent), ``published_source``, ``delta`` and ``verdict`` are null where no published value was
-    made alike.
+    made alike. With ``view.significance`` each has ``to_best``: ratio of perplexities (difference
+    of accuracies) to the best of its group with its 95 % interval; null for the best itself and
+    where there is no test. Seeds are averaged first, so that rows of one line share it.
     """
-    return json.dumps(_all_plain(rows), indent=1, allow_nan=False) + "\n"
+    lines = _all_plain(rows)
+    if view is not None and view.significance:
+        intervals = _intervals(rows, view)
+        for row, line in zip(rows, lines, strict=True):
+            line["to_best"] = intervals.get(id(row))
+    return json.dumps(lines, indent=1, allow_nan=False) + "\n"
+
+
+def _intervals(rows: Sequence[Row], view: View) -> dict[int, dict[str, Any]]:
+    comparison = compare(rows, view)
+    return {
+        id(comparison.rows[index]): {
+            "measure": "ratio" if entry.interval.neutral else "difference",
+            "estimate": entry.interval.estimate,
+            "low": entry.interval.low,
+            "high": entry.interval.high,
+            "significant": entry.interval.significant,
+        }
+        for line in comparison.lines
+        for entry, indices in zip(line.entries, line.rows, strict=True)
+        if entry.interval is not None
+        for index in indices
+    }
 
 
 def _all_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:

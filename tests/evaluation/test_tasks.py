@@ -12,6 +12,7 @@ from helpers import make_config, tiny_llama
 from task_rows import write_rows, write_tasks
 
 from quantexp.errors import ConfigError, DataError
+from quantexp.evaluation import tasks
 from quantexp.evaluation.task_files import documents, find
 from quantexp.evaluation.tasks import TASKS, unreachable
 from quantexp.experiment import preflight
@@ -121,7 +122,10 @@ def test_preflight_needs_the_file_or_the_network(
     monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    monkeypatch.setattr(tasks, "network", lambda: None)
     assert found() == []  # with network, the harness fetches it
+    monkeypatch.setattr(tasks, "network", lambda: "the hub cannot be reached")
+    assert "the hub cannot be reached, and it is not cached" in found()[0]
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     (message,) = found()
     assert message == unreachable("piqa", "no network is asked for, and it is not cached")
@@ -141,3 +145,22 @@ def test_checking_tasks_imports_no_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_any_answer_of_the_hub_is_reachable_and_none_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import http.server
+    import threading
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    tasks.network.cache_clear()
+    assert tasks.network() is None  # 501: it does not know HEAD
+    server.shutdown()
+    server.server_close()
+    tasks.network.cache_clear()
+    assert "cannot be reached" in str(tasks.network())
+    tasks.network.cache_clear()

@@ -13,13 +13,15 @@ from quantexp.calibration.data import find
 from quantexp.config import ExperimentConfig, from_plain, to_plain
 from quantexp.errors import ConfigError
 from quantexp.experiment.cell import Cell
+from quantexp.protocols.entry import Entry
 from quantexp.protocols.official import conflicts
-from quantexp.protocols.table import TABLE, Entry
+from quantexp.protocols.table import TABLE
 from quantexp.resources import choices, own
 
 METHODS = {"gptq": ("rtn", "gptq"), "flatquant+gptq": ("flatquant", "gptq")}
 BITS = re.compile(
-    r"(?:w(?P<w>\d+)a(?P<a>\d+))?(?:kv(?P<kv>\d+)|k(?P<k>\d+)v(?P<v>\d+))?(?:g(?P<g>\d+))?"
+    r"(?:w(?P<w>\d+)a(?P<a>\d+))?(?:kv(?P<kv>\d+)|k(?P<k>\d+)v(?P<v>\d+))?"
+    r"(?:q(?P<q>\d+))?(?:g(?P<g>\d+))?"
 )
 
 
@@ -27,7 +29,8 @@ def bits(label: str) -> dict[str, Any]:
     found = BITS.fullmatch(label)
     assert found is not None
     base: Any = OmegaConf.to_container(OmegaConf.load(own("conf") / "bits" / "_base.yaml"))
-    for tensor, names in {"weight": "w", "activation": "a", "key": "kv k", "value": "kv v"}.items():
+    letters = {"weight": "w", "activation": "a", "key": "kv k", "value": "kv v", "query": "q"}
+    for tensor, names in letters.items():
         given = [found[name] for name in names.split() if found[name]]
         base[tensor]["bits"] = int(given[0]) if given else 16
     base["weight"]["group_size"] = int(found["g"]) if found["g"] else None
@@ -52,17 +55,23 @@ def plain(
     }
 
 
+def official(paper: str | None = None) -> dict[str, Any]:
+    return {"name": "official", "paper": paper}
+
+
 def read(*args: Any, **fields: Any) -> ExperimentConfig:
     return from_plain(plain(*args, **fields))
 
 
-@pytest.mark.parametrize("entry", TABLE, ids=lambda e: f"{e.label}-{e.models[0]}-{e.bits[0]}")
+@pytest.mark.parametrize(
+    "entry", TABLE, ids=lambda e: f"{e.label}-{e.models[0]}-{e.bits[0]}-{e.paper}"
+)
 def test_every_entry_makes_valid_cells_that_read_back_equal(entry: Entry) -> None:
     assert entry.source
     for model in entry.models:
         assert model in choices("model")
         for precision in entry.bits:
-            config = read(entry.label, model, precision)
+            config = read(entry.label, model, precision, protocol=official(entry.paper))
             assert config.label == entry.label
             assert config.bits.label == precision
             assert from_plain(to_plain(config)) == config
@@ -72,7 +81,7 @@ def test_every_entry_makes_valid_cells_that_read_back_equal(entry: Entry) -> Non
 
 
 def test_no_two_entries_speak_of_the_same_cell() -> None:
-    cells = sorted((e.label, m, b) for e in TABLE for m in e.models for b in e.bits)
+    cells = sorted((e.label, m, b, e.paper or "") for e in TABLE for m in e.models for b in e.bits)
     assert all(one != other for one, other in pairwise(cells))
 
 
@@ -171,3 +180,47 @@ def test_the_settings_are_hashed_and_their_source_is_recorded(tmp_path: Path) ->
     assert official.describe()["protocol_deviations"]
     assert uniform.calibration_inputs["weight"]["scheme"] == "symmetric"
     assert "protocol_source" not in uniform.describe()
+
+
+def test_a_papers_baselines_are_run_as_that_paper_did() -> None:
+    authors = read("gptq", precision="w4a16")
+    quarots = read("gptq", precision="w4a16", protocol=official("quarot"))
+    assert (authors.gptq.act_order, authors.data.corpus) == (True, "c4")
+    assert (quarots.gptq.act_order, quarots.data.corpus) == (False, "wikitext2")
+    schemes = {
+        paper: read("rtn", precision="w4a16g128", protocol=official(paper)).bits.weight.scheme
+        for paper in ("awq", "omniquant")
+    }
+    assert schemes == {"awq": "asymmetric_clamped", "omniquant": "asymmetric_free"}
+
+
+def test_a_method_that_a_paper_says_nothing_of_keeps_its_own_settings() -> None:
+    asked = read("flatquant", precision="w4a4kv4", protocol=official("omniquant"))
+    assert asked.method == read("flatquant", precision="w4a4kv4").method
+
+
+def test_a_paper_is_refused_where_it_is_unknown_or_not_read() -> None:
+    with pytest.raises(ConfigError, match=r"protocol.paper.*did you mean 'awq'"):
+        read("gptq", protocol=official("awk"))
+    with pytest.raises(ConfigError, match=r"protocol.paper=awq is read by protocol=official only"):
+        read("gptq", protocol={"name": "uniform", "paper": "awq"})
+
+
+def test_smoothquant_at_4_bits_is_as_omniquant_ran_it() -> None:
+    config = read("smoothquant", "llama2_7b", "w4a4kv4q4")
+    tensors = (config.bits.weight, config.bits.activation, config.bits.key, config.bits.query)
+    assert {spec.scheme for spec in tensors} == {"asymmetric_free"}
+    assert config.method.options.alpha == 0.5
+
+
+def test_what_a_paper_varies_itself_is_the_users() -> None:
+    changed = {"name": "flatquant", "clipping": False, "lr": 1.0}
+    config = read("flatquant", "llama3_8b", "w4a4kv4", method=changed)
+    assert (config.method.options.clipping, config.method.options.lr) == (False, 5e-3)
+    assert conflicts(config, ["method.clipping=false"]) == []
+    assert len(conflicts(config, ["method.lr=1.0", "data=ptb"])) == 2
+    c4 = {"name": "c4", "corpus": "c4", "num_samples": 8}
+    config = read("flatquant", "llama3_8b", "w4a4kv4", data=c4)
+    assert (config.data.corpus, config.data.num_samples) == ("c4", 128)
+    # no such table for this model
+    assert read("flatquant", "llama2_7b", "w4a4kv4", data=c4).data.corpus == "wikitext2_flatquant"

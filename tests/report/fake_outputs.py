@@ -34,6 +34,8 @@ class FakeOutputs:
         seed: int = 0,
         data_seed: int | None = None,
         protocol: str = "uniform",
+        paper: str | None = None,
+        gptq: dict[str, Any] | None = None,
         method: dict[str, Any] | None = None,
         scheme: str = "symmetric",
         code: str = "",
@@ -60,12 +62,12 @@ class FakeOutputs:
             "bits": spec,
             "data": {"name": "pydocs", "corpus": "pydocs", "seed": data_seed},
             "evaluation": {"name": "default", "perplexity": [{"name": "pydocs"}]},
-            "protocol": {"name": protocol},
+            "protocol": {"name": protocol, "paper": paper},
             "cluster": {"name": "local", "threads": 2},
             "tracker": {"name": "wandb", "mode": "auto"},
             "paths": {"outputs": str(self.root)},
             "rounding": rounding,
-            "gptq": {"damping": 0.01},
+            "gptq": {"damping": 0.01, **(gptq or {})},
             "seed": seed,
             "keep": "checkpoint",
             "name": None,
@@ -139,8 +141,14 @@ class FakeOutputs:
             },
         )
 
-    def calibration(self, cell: str, blocks: int = 2, **report: Any) -> None:
-        """The report of the cell's calibration."""
+    def calibration(
+        self,
+        cell: str,
+        blocks: int = 2,
+        report_blocks: list[dict[str, Any]] | None = None,
+        **report: Any,
+    ) -> None:
+        """The report of the cell's calibration; ``report_blocks`` takes the place of its blocks."""
         stored = record.read(self.folder(cell) / "cell.json")
         assert stored is not None
         found = [
@@ -154,7 +162,7 @@ class FakeOutputs:
                 "seconds": 61.0,
                 "peak_memory_bytes": 2**31,
                 "effective_bits": 4.25,
-                "blocks": found,
+                "blocks": found if report_blocks is None else report_blocks,
                 **report,
             },
         )

@@ -10,6 +10,7 @@ from fake_outputs import FakeOutputs
 from quantexp.report import agreement, published, table
 from quantexp.report.collect import collect
 from quantexp.report.compare import Comparison, Entry, compare
+from quantexp.report.layout import lay_out
 from quantexp.report.view import View
 
 PAPER = {"seq_len": 2048, "stride": 2048}
@@ -176,3 +177,64 @@ def test_every_published_value_is_a_number_with_a_source() -> None:
 )
 def test_known_values(label: str, model: str, bits: str, dataset: str, text: str) -> None:
     assert published.load()[label, model, bits, dataset, "ppl"][0].text == text
+
+
+def test_the_papers_own_variants_have_published_values_of_their_own(outputs: FakeOutputs) -> None:
+    for options in ({}, {"clipping": False}, {"clipping": False, "transform": False}):
+        cell = outputs.cell(
+            "flatquant", "w4a4kv4", model="llama3_8b", protocol="official", method=options
+        )
+        outputs.evaluation(cell, 7.0, "wikitext2", **PAPER)
+    rtn = outputs.cell("rtn", "w4a4kv4", model="llama3_8b", protocol="official")
+    outputs.evaluation(rtn, 1200.0, "wikitext2", **PAPER)
+    texts = [m.published.text for m in agreement.matches(collect(outputs.root)).values()]
+    # "PS" alone is printed as NaN, the row with nothing learned is RTN
+    assert sorted(texts) == ["1266.60", "6.98", "7.95", "NaN"]
+
+
+def test_a_variant_alone_never_takes_the_methods_own_value(outputs: FakeOutputs) -> None:
+    cell = outputs.cell(
+        "flatquant",
+        "w4a4kv4",
+        model="llama2_7b",
+        protocol="official",
+        method={"clipping": False},
+    )
+    outputs.evaluation(cell, 5.79, "wikitext2", **PAPER)
+    assert agreement.matches(collect(outputs.root)) == {}
+
+
+@pytest.mark.parametrize(("paper", "text"), [("quarot", "6.99"), ("omniquant", "6.11")])
+def test_a_papers_baseline_has_that_papers_value(
+    outputs: FakeOutputs, paper: str, text: str
+) -> None:
+    cell = outputs.cell("rtn", "w4a16", model="llama2_7b", protocol="official", paper=paper)
+    outputs.evaluation(cell, 7.0, "wikitext2", **PAPER)
+    (match,) = agreement.matches(collect(outputs.root)).values()
+    assert (match.published.text, match.others) == (text, ())
+
+
+def test_gptq_with_reordering_is_a_row_of_its_own_in_awqs_table(outputs: FakeOutputs) -> None:
+    for order in (False, True):
+        cell = outputs.cell(
+            "gptq",
+            "w3a16g128",
+            model="llama2_7b",
+            protocol="official",
+            paper="awq",
+            gptq={"act_order": order},
+        )
+        outputs.evaluation(cell, 6.4, "wikitext2", **PAPER)
+    texts = {m.published.text for m in agreement.matches(collect(outputs.root)).values()}
+    assert texts == {"6.43", "6.42"}
+
+
+def test_a_published_row_stands_below_paper_not_below_ours(outputs: FakeOutputs) -> None:
+    official(outputs, "none", "w16a16", wikitext2=5.4699)
+    official(outputs, "flatquant", "w4a4kv4", wikitext2=5.80)
+    view = View(published_rows=True)
+    grid = lay_out(compare(collect(outputs.root), view), view)
+    columns = {column.header[-1]: [cell.text for cell in column.cells] for column in grid.columns}
+    row = columns["method"].index("QuaRot+GPTQ (published)")
+    assert (columns["ours"][row], columns["paper"][row]) == ("–", "6.10")
+    assert columns["Δ"][0] == "+0.00 ok"  # and never -0.00
