@@ -6,7 +6,7 @@ from typing import Any
 
 LLAMA2 = ("llama2_7b", "llama2_13b", "llama2_70b")
 LLAMA3 = ("llama3_8b", "llama3_70b")
-DEMO = "demo"  # stands for any model, with its own text: the papers' windows are too long for it
+DEMO = "demo"  # stands for any model that no paper names, with its own calibration text
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 The table decides every key that it names; an override on the command line that says otherwise is
 refused (:func:`conflicts`), since the result would not be the paper's any more. Keys that it does
 not name (seeds, evaluation, where it runs) stay the user's, and so does what the paper itself
-varies, within the values that it tried. The demo model keeps its own text.
+varies, within the values that it tried. A model that no paper names, the demo model for one, gets
+the method's settings and keeps its own calibration text; its records say so.
 
 ``protocol.paper=NAME`` asks for a baseline as that paper ran it for its own tables, where it says
 how; every other method has its own paper's settings.
@@ -40,7 +41,7 @@ def settings(config: ExperimentConfig) -> Mapping[str, Any]:
     found = entry(config)
     wanted = {}
     for key, value in found.settings.items():
-        if config.model.name == DEMO and key.startswith("data."):
+        if _listed(config) == DEMO and key.startswith("data."):
             continue
         own = _get(config, _path(key))
         wanted[key] = own if own in found.varied.get(key, ()) else value
@@ -53,20 +54,29 @@ def entry(config: ExperimentConfig) -> Entry:
     Raises:
         ConfigError: There is none; what there is for the method is listed.
     """
-    model, bits = config.model.name, config.bits.label
+    model, bits = _listed(config), config.bits.label
     paper = config.protocol.paper
     rows = [row for row in TABLE if row.label == config.label and row.paper in (None, paper)]
     fitting = [row for row in rows if model in row.models and bits in row.bits]
     if fitting:
         return max(fitting, key=lambda row: row.paper is not None)
-    asked = f"protocol=official has no settings for {config.label}, model {model}, bits {bits}"
+    name = config.model.name
+    asked = f"protocol=official has no settings for {config.label}, model {name}, bits {bits}"
     if not rows:
         labels = ", ".join(dict.fromkeys(row.label for row in TABLE))
         raise ConfigError(f"{asked}: it has {labels}; or use protocol=uniform")
-    there = "; ".join(f"{', '.join(r.models)} at {', '.join(r.bits)}" for r in rows)
-    unnamed = model in ("local", "hf")
-    name = ", say which model it is (model.name=NAME)" if unnamed else ""
-    raise ConfigError(f"{asked}: for {config.label} it has {there}{name}; or use protocol=uniform")
+    there = "; ".join(
+        f"{', '.join(r.models).replace(DEMO, 'any other model')} at {', '.join(r.bits)}"
+        for r in rows
+    )
+    raise ConfigError(f"{asked}: for {config.label} it has {there}; or use protocol=uniform")
+
+
+def _listed(config: ExperimentConfig) -> str:
+    """The model's name where the method's papers have it, else what stands for all others."""
+    name = config.model.name
+    named = any(name in row.models for row in TABLE if row.label == config.label)
+    return name if named else DEMO
 
 
 def describe(config: ExperimentConfig) -> dict[str, Any]:
@@ -74,7 +84,10 @@ def describe(config: ExperimentConfig) -> dict[str, Any]:
     if config.protocol.name != NAME or config.method.name == "none":
         return {}
     found = entry(config)
-    return {"protocol_source": found.source, "protocol_deviations": list(found.deviations)}
+    deviations = list(found.deviations)
+    if _listed(config) == DEMO:
+        deviations.append("no model of the paper: its calibration text is not the paper's")
+    return {"protocol_source": found.source, "protocol_deviations": deviations}
 
 
 def conflicts(config: ExperimentConfig, overrides: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from quantexp.config import ExperimentConfig, from_plain, to_plain
 from quantexp.errors import ConfigError
 from quantexp.experiment.cell import Cell
 from quantexp.protocols.entry import Entry
-from quantexp.protocols.official import conflicts
+from quantexp.protocols.official import conflicts, describe
 from quantexp.protocols.table import TABLE
 from quantexp.resources import choices, own
 
@@ -125,6 +125,17 @@ def test_the_demo_model_keeps_its_own_text() -> None:
     assert config.bits.weight.scheme == "asymmetric"
 
 
+@pytest.mark.parametrize("model", ["local", "demo", "qwen2_5_7b"])
+def test_a_model_that_no_paper_of_the_method_names_gets_its_settings_and_says_so(
+    model: str,
+) -> None:
+    config = read("gptq", model)
+    assert (config.bits.weight.scheme, config.gptq.act_order) == ("asymmetric", True)
+    assert config.data.corpus == "pydocs"
+    assert conflicts(config, ["method=gptq", "data.num_samples=64"]) == []
+    assert "no model of the paper" in describe(config)["protocol_deviations"][-1]
+
+
 def test_the_baseline_is_the_same_but_for_its_protocol() -> None:
     config = read("none", "some_model")
     assert config.bits.label == "w16a16"
@@ -135,8 +146,7 @@ def test_the_baseline_is_the_same_but_for_its_protocol() -> None:
     ("args", "said"),
     [
         (("smoothquant", "llama2_7b", "w4a4"), "smoothquant, model llama2_7b, bits w4a4.*w8a8"),
-        (("gptq", "qwen2_5_7b", "w4a16"), "model qwen2_5_7b.*llama2_7b.*w4a16"),
-        (("rtn", "hf", "w4a16"), "model hf.*model.name=NAME"),
+        (("gptq", "qwen2_5_7b", "w2a16"), "model qwen2_5_7b.*any other model.*w4a16"),
         (("smoothquant+gptq", "llama2_7b", "w8a8"), "it has rtn, gptq, smoothquant, flatquant"),
     ],
 )
