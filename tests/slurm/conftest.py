@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder, or a skip with the reason."""
+"""One cluster for all tests of this folder, or a skip with the reason; and one undisturbed sweep."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, UnavailableError, running
+from sweep import Sweep
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,18 @@ def cluster() -> Iterator[Cluster]:
     except UnavailableError as reason:
         pytest.skip(str(reason))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the sweep of these tests gives where nothing disturbs it, without SLURM."""
+    sweep = Sweep(tmp_path_factory.mktemp("quiet"), "cluster=local", "cluster.max_jobs=1")
+    assert sweep.run() == 0
+    return sweep.results()
+
+
+@pytest.fixture
+def sweep(cluster: Cluster, tmp_path: Path) -> Iterator[Sweep]:
+    made = Sweep(tmp_path, "cluster.poll_s=1", "cluster.memory_gb=1")
+    yield made
+    made.end()
