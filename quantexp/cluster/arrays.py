@@ -88,12 +88,9 @@ def _alike(
     groups: dict[_Key, list[Job]] = {}
     for job in jobs:
         first = job.cells[0]
-        key = _Key(
-            needs(first, CALIBRATE),
-            needs(first, EVALUATE),
-            is_calibrated(first),
-            busy.get(first.calibration, ()),
-        )
+        calibrate, evaluate = needs(first, CALIBRATE), needs(first, EVALUATE)
+        calibrated = calibrate != evaluate and is_calibrated(first)
+        key = _Key(calibrate, evaluate, calibrated, busy.get(first.calibration, ()))
         groups.setdefault(key, []).append(job)
     yield from groups.items()
 

@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder, or a skip with the reason; and one undisturbed sweep."""
+"""One cluster for this folder's tests, or a skip with the reason; and an undisturbed sweep."""
 
 import os
 import shutil
