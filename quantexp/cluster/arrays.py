@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from quantexp import registry
 from quantexp.cluster.job import Part
 from quantexp.cluster.needs import BOTH, CALIBRATE, EVALUATE, needs
 from quantexp.config import Resources, to_plain
@@ -121,10 +122,17 @@ def _group(jobs: Sequence[Job], key: _Key, bundle: int, longest: int) -> Iterato
 
 
 def _task(kind: str, work: Sequence[tuple[Job, tuple[Cell, ...]]]) -> ArrayTask:
-    parts = tuple(Part(kind, _configs(cells), _configs(job.cells)) for job, cells in work)
+    parts = tuple(
+        Part(kind, _configs(cells), _configs(job.cells), _source(job)) for job, cells in work
+    )
     # a calibration is the business of every cell that shares it: their logs are its log
     ids = [cell.id for job, own in work for cell in (job.cells if kind == CALIBRATE else own)]
     return ArrayTask(parts, tuple(ids))
+
+
+def _source(job: Job) -> str | None:
+    plugin = registry.plugin(job.cells[0].config.method.name)
+    return plugin.source if plugin else None
 
 
 def _configs(cells: Sequence[Cell]) -> tuple[dict[str, object], ...]:

@@ -10,23 +10,18 @@ from types import FrameType
 from typing import Any
 
 from quantexp import registry
-from quantexp.config import ClusterConfig, from_plain
-from quantexp.errors import ConfigError
-from quantexp.experiment.cell import Cell
-from quantexp.experiment.run import free, run_cell
-from quantexp.plugins import known
-
-_SOURCE = "QUANTEXP_PLUGIN_SOURCE"  # variable: the hash of the plugin that the job was planned with
 from quantexp.cluster import slurm
 from quantexp.cluster.needs import BOTH, CALIBRATE
 from quantexp.config import ClusterConfig, from_plain
-from quantexp.errors import CalibrationError
+from quantexp.errors import CalibrationError, ConfigError
 from quantexp.experiment import faults, record, status
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.claim import SupersededError
 from quantexp.experiment.run import calibrate_cell, free, is_done, run_cell, under_way
+from quantexp.plugins import known
 
 Config = dict[str, Any]
+_SOURCE = "QUANTEXP_PLUGIN_SOURCE"  # variable: the hash of the plugin that the job was planned with
 _MOST_RUNS = 30  # of one SLURM job, however it was requeued
 
 
@@ -38,21 +33,21 @@ class Part:
         kind: ``calibrate``, ``evaluate`` or ``both``.
         configs: Plain configurations of the cells to work on.
         sharing: Those of all cells of the plan that share the calibration.
+        source: Hash of the plugin that the work was planned with; ``None`` for our own methods.
     """
 
     kind: str
     configs: tuple[Config, ...]
     sharing: tuple[Config, ...]
+    source: str | None = None
 
 
 def perform(parts: Sequence[Part], environment: Mapping[str, str]) -> int:
     """Does a job's work; its outcome is in the records.
 
     Args:
-        configs: Plain configurations of cells that share one calibration.
-        environment: Variables to set before torch is imported (threads, device, plugins, offline).
         parts: One after the other.
-        environment: Variables to set before torch is imported (threads, device, offline).
+        environment: Variables to set before torch is imported (threads, device, plugins, offline).
 
     Returns:
         The exit code, 0 when everything is done: what depends on the job starts only then.
@@ -60,11 +55,6 @@ def perform(parts: Sequence[Part], environment: Mapping[str, str]) -> int:
     os.environ.update(environment)
     if torch := sys.modules.get("torch"):  # imported before: the variables come too late for it
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    _check_source(configs, environment)
-    done = [run_cell(config) for config in configs]
-    # Nobody else of the plan needs the checkpoint: all cells that share it are of this job.
-    if all(done) and all(config["keep"] == "records" for config in configs):
-        free(Cell(from_plain(configs[0])).checkpoint)
     try:
         done = [_do(part) for part in parts]  # all of them, also behind one that failed
         return 0 if all(done) else 1
@@ -80,7 +70,7 @@ def perform(parts: Sequence[Part], environment: Mapping[str, str]) -> int:
 
 def run(configs: Sequence[Config], environment: Mapping[str, str]) -> None:
     """Cells that share a calibration, from it to their last evaluation."""
-    perform([Part(BOTH, tuple(configs), tuple(configs))], environment)
+    perform([Part(BOTH, tuple(configs), tuple(configs), environment.get(_SOURCE))], environment)
 
 
 def run_detached(configs: Sequence[Config], environment: Mapping[str, str]) -> None:
@@ -91,15 +81,6 @@ def run_detached(configs: Sequence[Config], environment: Mapping[str, str]) -> N
     run(configs, environment)
 
 
-def _check_source(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
-    """Refuses a plugin that was edited while the job waited: its cells would be others."""
-    planned = environment.get(_SOURCE)
-    plugin = registry.plugin(configs[0]["method"]["name"]) if planned else None
-    if plugin and plugin.source != planned:
-        raise ConfigError(
-            f"{plugin.code} was edited after this job was submitted: the same command again "
-            "plans its cells anew"
-        )
 class SlurmWork:
     """:func:`perform` as a job of SLURM, which may be told to go and is then queued again.
 
@@ -153,7 +134,18 @@ class SlurmWork:
         return DelayedSubmission(self, parts, environment)
 
 
+def _check_source(part: Part) -> None:
+    """Refuses a plugin that was edited while the job waited: its cells would be others."""
+    plugin = registry.plugin(part.configs[0]["method"]["name"]) if part.source else None
+    if plugin and plugin.source != part.source:
+        raise ConfigError(
+            f"{plugin.code} was edited after this job was submitted: the same command again "
+            "plans its cells anew"
+        )
+
+
 def _do(part: Part) -> bool:
+    _check_source(part)
     if part.kind == CALIBRATE:
         [config] = part.configs
         done = calibrate_cell(config)

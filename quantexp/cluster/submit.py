@@ -190,6 +190,7 @@ def _take_back(done: Sequence[Submitted], folder: Path) -> None:
         return
     for item in done:
         submitted.remove(folder, item)
+        (folder / f"{item.id}_submission.sh").unlink(missing_ok=True)
         for name in item.task_ids:
             (folder / f"{name}_submitted.pkl").unlink(missing_ok=True)
     for path in folder.iterdir():

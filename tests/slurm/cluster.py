@@ -249,7 +249,7 @@ class Cluster:
             local,
             "AuthType=auth/munge",
             # a requeued job is held back until its old credential has expired (120 s by default)
-            f"AuthInfo=socket={run / 'munge.sock'},cred_expire=3",
+            f"AuthInfo=socket={run / 'munge.sock'},cred_expire=6",
             f"StateSaveLocation={folder / 'state'}",
             f"SlurmdSpoolDir={folder / 'spool' / '%n'}",
             f"SlurmctldPidFile={run / 'slurmctld.pid'}",
