@@ -28,13 +28,22 @@ def test_a_preempted_job_goes_on_behind_its_last_block(sweep: Sweep, quiet: Quie
 
 
 def test_the_signal_ahead_of_a_time_limit_queues_the_job_again(sweep: Sweep, quiet: Quiet) -> None:
-    # a signal 100 s after the start would be at the limit; it is sent by hand a little earlier
-    client = sweep.start("cluster.time_min=30", "cluster.signal_s=1700")
+    client = sweep.start("cluster.time_min=2", "cluster.signal_s=20")
     sweep.wait_for_blocks()
-    slurm("scancel", "--signal=USR2", sweep.job())
+    process = sweep.process()
+    process.suspend()  # instead of calibrating for minutes
+    until(lambda: _pending(process.pid, signal.SIGUSR2), "signal")
+    process.resume()
     assert finish(client)[0] == 0
-    assert set(sweep.faults()) == {"time limit"}
+    assert sweep.faults() == ["time limit"]
     sweep.settle_again(quiet)
+
+
+def _pending(pid: int, which: signal.Signals) -> bool:
+    """Whether a stopped process has a signal waiting."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (which - 1) & 1 for mask in masks)
 
 
 def test_a_job_at_its_time_limit_fails_and_says_so(sweep: Sweep, quiet: Quiet) -> None:
