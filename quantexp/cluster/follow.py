@@ -68,7 +68,7 @@ def follow(
                 left.remove(folder)
             if ended:
                 due = min(due, now + _GRACE)
-        time.sleep(_LOOK)
+        time.sleep(max(_LOOK, len(left) / 1000))  # a login node has other users
 
 
 def settle(folder: Path, tasks: Sequence[Task], states: Mapping[str, JobState]) -> None:

@@ -11,7 +11,7 @@ from quantexp.cluster.place import resolve
 from quantexp.config import ExperimentConfig, from_plain, to_plain
 from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
-from quantexp.experiment import preflight
+from quantexp.experiment import preflight, status
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
@@ -196,7 +196,10 @@ def _summarize(made: Plan, name: str | None, console: Console) -> None:
     print_table([row for row in rows if row.cell in ids], console)
     failed = made.failed
     for cell in failed:
-        _say(console, f"not done {cell.folder}/status.json")
+        data = status.read(cell.folder)
+        why = data.get("cause") or data["state"]
+        _say(console, f"not done {cell.id}: {str(why).strip().splitlines()[0]}")
+        _say(console, f"         {cell.folder}/status.json")
     sweep = f" --sweep {name}" if name else ""
     _say(console, f"records  {made.cells[0].outputs.resolve() / 'cells'}")
     _say(console, f"again    python -m quantexp report{sweep} [--format md|latex|html|csv|json]")

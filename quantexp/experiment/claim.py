@@ -58,10 +58,10 @@ class Claim:
             touched = _touched(self.path)
             if (holder, touched) != seen[0]:
                 seen = ((holder, touched), time.monotonic())
-            if holder is None or _ended(holder) or time.monotonic() - seen[1] > EXPIRY:
+            if (holder and _ended(holder)) or time.monotonic() - seen[1] > EXPIRY:
                 self._evict(holder)
             elif not self._wait:
-                raise BusyError(describe(holder))
+                raise BusyError(describe(holder or {}))
             else:
                 time.sleep(_LOOK)
         self._beating.start()
@@ -102,6 +102,12 @@ class Claim:
             os.link(own, self.path)
         except FileExistsError:
             return False
+        except OSError:  # no hard links here: as good, but for a moment the file is empty
+            try:
+                with self.path.open("x") as file:
+                    file.write(own.read_text())
+            except FileExistsError:
+                return False
         finally:
             own.unlink()
         return True

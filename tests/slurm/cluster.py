@@ -31,7 +31,8 @@ import psutil
 PACKAGES = ("munge", "slurm-client", "slurmctld", "slurmd", "slurmdbd")
 PACKAGES += ("mariadb-server-core", "mariadb-client-core")
 PROGRAMS = ("munged", "sbatch", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "mariadb-install-db")
-NODES, CPUS, MEMORY, GPUS = ("n1", "n2"), 4, 4096, 2  # of each node; MiB
+# Names of its own: cgroups are called after nodes, and another cluster may be on this machine.
+NODES, CPUS, MEMORY, GPUS = ("qx1", "qx2"), 4, 4096, 2  # of each node; MiB
 _CGROUPS = Path("/sys/fs/cgroup")
 _NEWUTS, _PDEATHSIG = 0x04000000, 1  # of unshare(2) and prctl(2)
 _MARK = "TEST_SLURM_NODE"  # tells one node's daemons from another's: they share a machine
@@ -295,7 +296,7 @@ class Cluster:
         ]
         self.conf.write_text("\n".join(lines) + "\n")
         gpus = f"File={folder / 'dev'}/nvidia[0-{GPUS - 1}]"
-        (folder / "gres.conf").write_text(f"NodeName=n[1-{len(NODES)}] Name=gpu {gpus}\n")
+        (folder / "gres.conf").write_text(f"NodeName={','.join(NODES)} Name=gpu {gpus}\n")
         (folder / "cgroup.conf").write_text(
             f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={_CGROUPS}\nCgroupAutomount=no\n"
             f"ConstrainRAMSpace={'yes' if self.cgroups else 'no'}\n"

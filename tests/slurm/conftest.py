@@ -24,7 +24,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What the sweep of these tests gives where nothing disturbs it, without SLURM."""
-    sweep = Sweep(tmp_path_factory.mktemp("quiet"), "cluster=local", "cluster.max_jobs=1")
+    sweep = Sweep(tmp_path_factory.mktemp("quiet"), "cluster=debug")
     assert sweep.run() == 0
     return sweep.results()
 

@@ -74,7 +74,7 @@ def test_commands_from_another_shell(sweep: Sweep) -> None:
     states = json.loads(sweep.ask("status", "--sweep", "s", "--json"))
     running = next(state for state in states if "flatquant" in state["cell"])
     assert running["state"] == "running"
-    assert "runs on n" in running["slurm"]
+    assert "runs on qx" in running["slurm"]
     assert "calibrating on 8 windows" in sweep.ask("logs", "flatquant")
     [listed] = json.loads(sweep.ask("logs", "flatquant", "--json"))
     assert Path(listed["log"]).is_file()
