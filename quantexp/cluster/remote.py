@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from quantexp.cluster import follow, slurm
+from quantexp.cluster import follow, slurm, submitted
 from quantexp.cluster.needs import EVALUATE
 from quantexp.cluster.submit import submit
 from quantexp.cluster.watch import Watch
@@ -53,6 +53,8 @@ def run(made: Plan, folder: Path, overrides: Sequence[str], console: Console, ex
             follow.follow(cells, outputs, cluster.poll_s, tell)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_come_back(folder, outputs)) from None
+    done = {cell.id for cell in made.cells if is_done(cell)}
+    submitted.tidy(submitted.tasks(outputs, folder.name), done)
 
 
 def _not_under_way(made: Plan, outputs: Path) -> tuple[list[Job], dict[str, tuple[str, ...]], int]:

@@ -3,7 +3,7 @@
 Another shell, another day: from these files and SLURM alone every job of a sweep is found again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,14 @@ def of_cells(found: Sequence[Task]) -> dict[str, list[Task]]:
         for cell in task.cells:
             by_cell.setdefault(cell, []).append(task)
     return by_cell
+
+
+def tidy(found: Sequence[Task], done: Container[str]) -> None:
+    """Removes submitit's pickles of tasks whose cells are all done: file systems count files."""
+    for task in found:
+        if all(cell in done for cell in task.cells):
+            for name in ("submitted.pkl", "0_result.pkl"):
+                (task.folder / f"{task.id}_{name}").unlink(missing_ok=True)
 
 
 def _folders(outputs: Path, sweep: str | None) -> list[Path]:
