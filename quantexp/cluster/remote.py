@@ -18,7 +18,7 @@ from quantexp.experiment.plan import Job, Plan
 from quantexp.experiment.run import is_done
 
 
-def run(made: Plan, folder: Path, overrides: Sequence[str], console: Console, extend: bool) -> None:
+def run(made: Plan, folder: Path, overrides: Sequence[str], console: Console) -> None:
     """Submits a plan and watches it to its end.
 
     Cells that wait or run in a job already, of this sweep or another, are not submitted again,
@@ -34,7 +34,7 @@ def run(made: Plan, folder: Path, overrides: Sequence[str], console: Console, ex
     # One client at a time looks at the queue and fills it.
     with Claim(outputs / "sweeps" / ".submit.claim"):
         jobs, busy, watched = _not_under_way(made, outputs)
-        planning.write(replace(made, jobs=tuple(jobs)), folder, overrides, extend)
+        planning.write(replace(made, jobs=tuple(jobs)), folder, overrides)
         if jobs:
             for item in submit(jobs, cluster, folder / "jobs", busy):
                 what = f"{len(item.tasks)} x {item.kind}"

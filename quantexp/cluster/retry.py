@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
 
     from quantexp.cluster import session
 
-    configs = session.checked(grid, [[folder.name] for folder in folders])
+    names = [[folder.name] for folder in folders]
+    configs = session.checked(grid, names, [[] for _ in names])
     # the baselines are among the sweep's cells
     made = session.run_sweep(configs, stored, arguments.name, baselines=False)
     if arguments.json:

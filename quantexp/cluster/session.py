@@ -51,7 +51,6 @@ def run_sweep(
     overrides: Sequence[str],
     name: str | None = None,
     baselines: bool = True,
-    extend: bool = False,
 ) -> Plan:
     """Runs a grid with the baseline of each model.
 
@@ -60,7 +59,6 @@ def run_sweep(
         overrides: What the command line said, grids included.
         name: Of the sweep; without one it is made from the overrides.
         baselines: Whether the unquantized cells are added.
-        extend: Whether the sweep keeps the cells it has: a sweeper's next batch.
 
     Returns:
         The plan; its ``failed`` holds the cells that are not done.
@@ -84,9 +82,9 @@ def run_sweep(
     if place == "slurm":
         from quantexp.cluster import remote
 
-        remote.run(made, folder, overrides, console, extend)
+        remote.run(made, folder, overrides, console)
     else:
-        planning.write(made, folder, overrides, extend)
+        planning.write(made, folder, overrides)
         _run(made, folder if place == "local" else None, console)
     _summarize(made, name, console)
     mirror_sweep(made.cells[0].outputs, name, configs[0].tracker)

@@ -84,7 +84,7 @@ def sweep_name(name: str | None, overrides: Sequence[str], base: str = "") -> st
     return "-".join([*parts, digest])
 
 
-def write(plan: Plan, folder: Path, overrides: Sequence[str], extend: bool = False) -> None:
+def write(plan: Plan, folder: Path, overrides: Sequence[str]) -> None:
     """Writes ``sweep.json``, and the description and state of the cells that will run.
 
     It happens before anything runs, so that a sweep can be watched and reported from its start.
@@ -93,16 +93,14 @@ def write(plan: Plan, folder: Path, overrides: Sequence[str], extend: bool = Fal
         plan: What will run.
         folder: The sweep's.
         overrides: The command line's; those that a shell would execute are not stored.
-        extend: Whether cells that the sweep has already stay in it.
     """
     before = record.read(folder / "sweep.json") or {}
-    known = list(before.get("cells", [])) if extend else []
     record.write(
         folder / "sweep.json",
         {
             "name": folder.name,
             "overrides": without_executed(overrides),
-            "cells": list(dict.fromkeys([*known, *(cell.id for cell in plan.cells)])),
+            "cells": list(dict.fromkeys(cell.id for cell in plan.cells)),
             "created": before.get("created", record.now()),
             "updated": record.now(),
         },

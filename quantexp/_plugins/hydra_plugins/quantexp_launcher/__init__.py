@@ -33,4 +33,4 @@ class QuantexpLauncher(Launcher):
         """Runs all cells; returns one result per list of overrides, in order."""
         from quantexp.cluster.launcher import launch
 
-        return launch(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
+        return launch(self.hydra_context.config_loader, self.config, job_overrides)
