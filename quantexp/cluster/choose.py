@@ -19,13 +19,14 @@ def parser(command: str, text: str | None, what: str) -> argparse.ArgumentParser
 
 
 def cell(folder: Path, name: str) -> Path:
-    """The folder of a cell by its name, or by a part that only one cell has.
+    """The folder of a cell by its name, or by whole parts of it (``rtn-w4a4``) that only one has.
 
     Raises:
         ConfigError: No cell has it, or several.
     """
     every = outputs.cells(folder)
-    found = [path for path in every if path.name == name] or [p for p in every if name in p.name]
+    found = [path for path in every if f"-{name}-" in f"-{path.name}-"]
+    found = [path for path in found if path.name == name] or found
     if len(found) == 1:
         return found[0]
     if found:
