@@ -131,7 +131,7 @@ class Cluster:
 
     def node_down(self, node: str) -> None:
         """Cuts a node's power: its slurmd and all processes of its jobs die at once."""
-        self._end(f"slurmd-{node}", signal.SIGKILL)
+        self.lose_slurmd(node)  # first, so that nobody is left to report the end of the rest
         for process in self.processes(node):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
