@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from quantexp.cluster import follow, watch
+from quantexp.cluster import follow, slurm, watch
 from quantexp.experiment import outputs, status
 
 _EVERY = 10.0  # seconds between two questions to SLURM
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     folders = outputs.cells(arguments.outputs, arguments.sweep)
     if arguments.watch and not arguments.json:
         return _watch(folders, arguments.outputs)
+    with suppress(slurm.NoAnswerError, OSError):  # the table is shown all the same
+        follow.settle_all(arguments.outputs, folders)
     notes = follow.states_of(arguments.outputs, _open(folders))
     if arguments.json:
         print(json.dumps([_plain(folder, notes) for folder in folders], indent=1))
