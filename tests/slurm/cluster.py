@@ -119,6 +119,8 @@ class Cluster:
         for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._end(name, signal.SIGTERM)
         os.environ.pop("SLURM_CONF", None)
+        if self.cgroups:
+            _remove_cgroups()
 
     def start_controller(self) -> None:
         """Starts slurmctld; jobs and queues come back from its state."""
@@ -345,7 +347,13 @@ def _as_localhost() -> None:
 
 
 def _cgroups() -> bool:
-    """Whether version 1 cgroups can be written: real memory limits need them."""
+    """Whether version 1 cgroups can be written: real memory limits need them.
+
+    Another cluster of these tests would use the same ones; only the first gets them.
+    """
+    _remove_cgroups()
+    if any(_CGROUPS.glob(f"*/slurm_{NODES[0]}")):
+        return False
     for name in ("memory", "freezer", "cpuset"):
         probe = _CGROUPS / name / f"probe-{os.getpid()}"
         try:
@@ -354,6 +362,17 @@ def _cgroups() -> bool:
         except OSError:
             return False
     return True
+
+
+def _remove_cgroups() -> None:
+    """Removes what slurmd leaves; what is in use stays."""
+    for node in NODES:
+        for top in _CGROUPS.glob(f"*/slurm_{node}"):
+            for folder in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            with contextlib.suppress(OSError):
+                top.rmdir()
 
 
 def _port_block(count: int) -> int:
