@@ -351,9 +351,10 @@ def _cgroups() -> bool:
 
     Another cluster of these tests would use the same ones; only the first gets them.
     """
-    _remove_cgroups()
-    if any(_CGROUPS.glob(f"*/slurm_{NODES[0]}")):
+    daemons = psutil.process_iter(["name", "cmdline"])
+    if any(p.info["name"] == "slurmd" and NODES[0] in p.info["cmdline"] for p in daemons):
         return False
+    _remove_cgroups()
     for name in ("memory", "freezer", "cpuset"):
         probe = _CGROUPS / name / f"probe-{os.getpid()}"
         try:
