@@ -9,8 +9,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
-from quantexp.errors import QuantexpError, did_you_mean
+from quantexp.errors import Detached, QuantexpError, did_you_mean
 
 # Name → module with main(argv) -> exit code, and the line that --help shows.
 COMMANDS = {
@@ -18,6 +20,9 @@ COMMANDS = {
     "status": ("quantexp.cluster.status", "what each cell is doing, or why it failed"),
     "sync": ("quantexp.tracking.sync", "uploads to W&B what ran offline"),
     "dashboard": ("quantexp.tracking.dashboard", "a W&B workspace and report for the results"),
+    "logs": ("quantexp.cluster.logs", "what a cell's job printed"),
+    "cancel": ("quantexp.cluster.cancel", "stops the jobs of a sweep or of a cell"),
+    "retry": ("quantexp.cluster.retry", "runs what is missing or failed of a sweep"),
     "clean": ("quantexp.experiment.clean", "frees the space of quantized checkpoints"),
 }
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -35,14 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
+    except Detached as left:
+        print(left)
+        return OK
     except QuantexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: finished work is kept; the same command continues from there",
-            file=sys.stderr,
+    except KeyboardInterrupt as left:
+        said = (
+            str(left) or "interrupted: finished work is kept; the same command continues from there"
         )
+        with suppress(OSError):  # of a terminal that has hung up
+            print(f"\n{said}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as leave:  # argparse of a command
         return leave.code if isinstance(leave.code, int) else FAILED
@@ -53,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("error: this is a fault of quantexp, please report it", file=sys.stderr)
         return FAILED
+
+
+def _as_ctrl_c(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -78,8 +91,10 @@ def _dispatch(arguments: list[str]) -> int:
             f"{did_you_mean(first, COMMANDS)}commands: {', '.join(COMMANDS)}; "
             "overrides look like method=flatquant"
         )
-    # A terminated launcher stops its jobs as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A terminated launcher, or one whose terminal hung up, does as with Ctrl-C.
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) != signal.SIG_IGN:  # nohup
+            signal.signal(name, _as_ctrl_c)
     from quantexp.application import run
 
     return run(arguments)

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from quantexp import hints
 from quantexp.errors import CellError, ConfigError, QuantexpError, unknown
 from quantexp.plugins import active
-from quantexp.resources import PACKAGE, own, users
+from quantexp.resources import own, show_launcher, users
 
 # Hydra's own flags that are of use here, with the number of values each takes.
 _FLAGS = {"--multirun": 0, "--resolve": 0, "--hydra-help": 0, "--shell-completion": 0}
@@ -42,9 +42,7 @@ def run(arguments: list[str]) -> int:
 
 def _run(flags: list[str], overrides: list[str]) -> int:
     hints.check_groups(overrides)
-    plugins = str(PACKAGE / "_plugins")
-    if plugins not in sys.path:
-        sys.path.append(plugins)
+    show_launcher()
     sweeps = [item for item in overrides if item.startswith("sweep=")]
     if sweeps or {*_OWN} & set(flags):
         return _grid(flags, sweeps, [item for item in overrides if item not in sweeps])

@@ -12,6 +12,7 @@ from quantexp.config import (
     GRANULARITIES,
     SCHEMES,
     TENSORS,
+    ClusterConfig,
     EvaluationConfig,
     ExperimentConfig,
     PerplexitySet,
@@ -42,15 +43,13 @@ def check(config: ExperimentConfig) -> None:
                 f"protocol.paper={config.protocol.paper} is read by protocol=official only: "
                 "give that as well, or leave it out"
             )
-    _one_of("cluster", config.cluster.name, ("local", "debug"))
+    _check_cluster(config.cluster)
     for tensor in TENSORS:
         _check_tensor(tensor, getattr(config.bits, tensor))
     _positive("data.num_samples", config.data.num_samples)
     _positive("data.seq_len", config.data.seq_len, least=2)
     _positive("data.seed", config.data.seed, least=0)
     _positive("seed", config.seed, least=0)
-    _positive("cluster.threads", config.cluster.threads)
-    _positive("cluster.max_jobs", config.cluster.max_jobs)
     _positive("gptq.block_size", config.gptq.block_size)
     _positive("evaluation.block_error_windows", config.evaluation.block_error_windows, least=0)
     if not 0 < config.gptq.damping < 1:
@@ -84,6 +83,27 @@ def _check_sets(key: str, sets: Sequence[PerplexitySet]) -> None:
         corpora.check(where, item.corpus, item.path, item.join, item.field)
         if names.count(item.name) > 1:
             raise ConfigError(f"{key} has two sets named '{item.name}': rename one")
+
+
+def _check_cluster(cluster: ClusterConfig) -> None:
+    _one_of("cluster", cluster.name, ("auto", "slurm", "local", "debug"))
+    _positive("cluster.threads", cluster.threads)
+    _positive("cluster.max_jobs", cluster.max_jobs)
+    _positive("cluster.signal_s", cluster.signal_s, least=0)
+    if not cluster.poll_s > 0:
+        raise ConfigError(f"cluster.poll_s={cluster.poll_s} is too small: give seconds, 30 or so")
+    scopes = {"": cluster, "calibrate.": cluster.calibrate, "evaluate.": cluster.evaluate}
+    for scope, asked in scopes.items():
+        where = f"cluster.{scope}"
+        _positive(f"{where}gpus", asked.gpus, least=0)
+        _positive(f"{where}cpus", asked.cpus)
+        _positive(f"{where}time_min", asked.time_min)
+        if asked.memory_gb is not None and not asked.memory_gb > 0:
+            raise ConfigError(f"{where}memory_gb={asked.memory_gb} is too small: give GiB, as 64")
+        if asked.gres is not None and (asked.gpus or asked.gpu_type):
+            raise ConfigError(
+                f"{where}gres={asked.gres} stands in place of gpus and gpu_type: leave them out"
+            )
 
 
 def _check_tasks(evaluation: EvaluationConfig) -> None:

@@ -205,13 +205,51 @@ class ProtocolConfig:
     paper: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a job asks of SLURM; ``None`` leaves it to the model's size or to the site's default.
+
+    ``gres`` goes to SLURM as it is, in place of ``gpus`` and ``gpu_type``.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int | None = None
+    gpu_type: str | None = None
+    gres: str | None = None
+    cpus: int | None = None
+    memory_gb: float | None = None
+    time_min: int | None = None
+
+
+# Fields of ``cluster`` that a shell would execute: they are read from conf/ and the command line
+# of the moment, never from a stored configuration or a sweep's file.
+EXECUTED = ("setup", "python", "container", "sbatch")
+
+
 @dataclass(frozen=True)
-class ClusterConfig:
-    """Where jobs run; nothing here may change a number (see docs/architecture.md)."""
+class ClusterConfig(Resources):
+    """Where jobs run; nothing here may change a number (see docs/architecture.md).
+
+    What ``calibrate`` and ``evaluate`` say goes before the common values, for their kind of job.
+    ``sbatch`` holds further options as sbatch knows them (``mail-type=END``, ``exclusive``).
+    """
 
     name: str
     threads: int = 2
     max_jobs: int | None = None
+    calibrate: Resources = field(default_factory=Resources)
+    evaluate: Resources = field(default_factory=Resources)
+    setup: tuple[str, ...] = ()
+    python: str | None = None
+    container: str | None = None
+    sbatch: tuple[str, ...] = ()
+    signal_s: int = 120
+    canary: bool = False
+    detach: bool = False
+    poll_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -293,8 +331,13 @@ def from_plain(data: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def to_plain(config: ExperimentConfig) -> dict[str, Any]:
-    """The inverse of :func:`from_plain`: plain data, safe to store and to read back."""
+    """The inverse of :func:`from_plain`: plain data, safe to store and to read back.
+
+    What a shell would execute (:data:`EXECUTED`) is left out.
+    """
     data: dict[str, Any] = plain(config)
+    for name in EXECUTED:
+        del data["cluster"][name]
     data["method"] = {"name": config.method.name, **plain(config.method.options)}
     return data
 

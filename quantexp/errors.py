@@ -38,3 +38,7 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> str:
     """One sentence for an unknown name, with the nearest name and the allowed set."""
     names = sorted(name for name in allowed if not name.startswith("_"))
     return f"unknown {kind} '{value}': {did_you_mean(value, names)}allowed: {', '.join(names)}"
+
+
+class Detached(QuantexpError):  # noqa: N818 (it is no error)
+    """The jobs are submitted and go on without this process; the message says how to come back."""

@@ -1,9 +1,17 @@
 """Where ``conf/`` and ``sweeps/`` are: at a checkout's top level, or in the installed package."""
 
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 GROUPS = ("model", "method", "bits", "data", "evaluation", "protocol", "cluster", "tracker")
+
+
+def show_launcher() -> None:
+    """Lets Hydra find our launcher; before it first looks for plugins."""
+    plugins = str(PACKAGE / "_plugins")
+    if plugins not in sys.path:
+        sys.path.append(plugins)
 
 
 def own(name: str) -> Path:

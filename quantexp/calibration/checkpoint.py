@@ -44,9 +44,13 @@ class QuantizedCheckpoint:
         """Writes one block; after this returns, a killed run goes on behind it."""
         path = self._block(index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        save_file(tensors, partial)
-        partial.replace(path)
+        partial = record.partial_path(path)
+        try:
+            save_file(tensors, partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         record.write(path.with_suffix(".json"), {"sha256": _sha256(path), "report": report})
 
     def saved_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -3,38 +3,77 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from quantexp import registry
+from quantexp.cluster import slurm
+from quantexp.cluster.needs import BOTH, CALIBRATE
 from quantexp.config import ClusterConfig, from_plain
-from quantexp.errors import ConfigError
+from quantexp.errors import CalibrationError, ConfigError
+from quantexp.experiment import faults, record, status
 from quantexp.experiment.cell import Cell
-from quantexp.experiment.run import free, run_cell
+from quantexp.experiment.claim import SupersededError
+from quantexp.experiment.run import calibrate_cell, free, is_done, run_cell, under_way
 from quantexp.plugins import known
 
+Config = dict[str, Any]
 _SOURCE = "QUANTEXP_PLUGIN_SOURCE"  # variable: the hash of the plugin that the job was planned with
+_MOST_RUNS = 30  # of one SLURM job, however it was requeued
 
 
-def run(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
-    """Runs a job; its outcome is in the records, so nothing is returned.
+@dataclass(frozen=True)
+class Part:
+    """Work on one calibration.
+
+    Attributes:
+        kind: ``calibrate``, ``evaluate`` or ``both``.
+        configs: Plain configurations of the cells to work on.
+        sharing: Those of all cells of the plan that share the calibration.
+        source: Hash of the plugin that the work was planned with; ``None`` for our own methods.
+    """
+
+    kind: str
+    configs: tuple[Config, ...]
+    sharing: tuple[Config, ...]
+    source: str | None = None
+
+
+def perform(parts: Sequence[Part], environment: Mapping[str, str]) -> int:
+    """Does a job's work; its outcome is in the records.
 
     Args:
-        configs: Plain configurations of cells that share one calibration.
+        parts: One after the other.
         environment: Variables to set before torch is imported (threads, device, plugins, offline).
+
+    Returns:
+        The exit code, 0 when everything is done: what depends on the job starts only then.
     """
     os.environ.update(environment)
     if torch := sys.modules.get("torch"):  # imported before: the variables come too late for it
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    _check_source(configs, environment)
-    done = [run_cell(config) for config in configs]
-    # Nobody else of the plan needs the checkpoint: all cells that share it are of this job.
-    if all(done) and all(config["keep"] == "records" for config in configs):
-        free(Cell(from_plain(configs[0])).checkpoint)
+    try:
+        done = [_do(part) for part in parts]  # all of them, also behind one that failed
+        return 0 if all(done) else 1
+    except SupersededError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if faults.of_exception(error) != faults.DISK:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return faults.DISK_EXIT
 
 
-def run_detached(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
+def run(configs: Sequence[Config], environment: Mapping[str, str]) -> None:
+    """Cells that share a calibration, from it to their last evaluation."""
+    perform([Part(BOTH, tuple(configs), tuple(configs), environment.get(_SOURCE))], environment)
+
+
+def run_detached(configs: Sequence[Config], environment: Mapping[str, str]) -> None:
     """:func:`run` in a process of its own: no terminal, and SIGTERM ends it like Ctrl-C."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.__stdin__.fileno() if sys.__stdin__ else 0)
     # submitit ignores SIGTERM, which is what the launcher sends to stop its jobs.
@@ -42,15 +81,127 @@ def run_detached(configs: Sequence[dict[str, Any]], environment: Mapping[str, st
     run(configs, environment)
 
 
-def _check_source(configs: Sequence[dict[str, Any]], environment: Mapping[str, str]) -> None:
+class SlurmWork:
+    """:func:`perform` as a job of SLURM, which may be told to go and is then queued again.
+
+    submitit calls :meth:`checkpoint` when the job's signal comes: ahead of its time limit, and
+    on clusters that announce it, ahead of a preemption. Whatever is done is on disk by then.
+
+    Args:
+        minutes: The time limit.
+        signal_s: Seconds before it that the signal comes.
+    """
+
+    def __init__(self, minutes: int | None, signal_s: int) -> None:
+        self._limit = None if minutes is None else 60 * minutes - signal_s
+        self._started = 0.0
+
+    def __call__(self, parts: Sequence[Part], environment: Mapping[str, str]) -> None:
+        """Runs the job; raises SystemExit with its exit code unless all is done."""
+        self._started = time.monotonic()
+        job, restarts = _slurm_job()
+        if restarts:
+            _note_restart(job, parts)
+        if restarts > _MOST_RUNS:
+            for cell in _cells(parts):
+                status.lost(cell.folder, f"its job was started {restarts} times", faults.REQUEUED)
+            sys.exit(1)
+        own = {"QUANTEXP_JOB": job, "QUANTEXP_RUN": str(restarts)}
+        if code := perform(parts, {**environment, **own}):
+            sys.exit(code)
+
+    def checkpoint(self, parts: Sequence[Part], environment: Mapping[str, str]) -> Any:
+        """What is to run again: the same, which goes on behind what is done.
+
+        Raises:
+            CalibrationError: Two time limits in a row ended at the same step.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        ran = time.monotonic() - self._started
+        # SLURM looks at its clock once a minute, so the signal may come that much early
+        timed_out = self._limit is not None and ran > self._limit - 75
+        attempt = under_way()
+        if attempt is not None:
+            if timed_out and _stuck(attempt):
+                raise CalibrationError(
+                    f"{attempt.data.get('phase')} does not get further within the time limit: "
+                    "give it more with cluster.time_min (or cluster.calibrate.time_min)"
+                )
+            fault = faults.TIME if timed_out else faults.PREEMPTED
+            said = "at its time limit" if timed_out else "preempted"
+            attempt.interrupt(f"{said}; queued again", fault)
+        return DelayedSubmission(self, parts, environment)
+
+
+def _check_source(part: Part) -> None:
     """Refuses a plugin that was edited while the job waited: its cells would be others."""
-    planned = environment.get(_SOURCE)
-    plugin = registry.plugin(configs[0]["method"]["name"]) if planned else None
-    if plugin and plugin.source != planned:
+    plugin = registry.plugin(part.configs[0]["method"]["name"]) if part.source else None
+    if plugin and plugin.source != part.source:
         raise ConfigError(
             f"{plugin.code} was edited after this job was submitted: the same command again "
             "plans its cells anew"
         )
+
+
+def _do(part: Part) -> bool:
+    _check_source(part)
+    if part.kind == CALIBRATE:
+        [config] = part.configs
+        done = calibrate_cell(config)
+        if not done:
+            _tell(part)
+        return done
+    each = [run_cell(config) for config in part.configs]
+    cells = [Cell(from_plain(config)) for config in part.sharing]
+    # Nobody else of the plan needs the checkpoint once these cells are done.
+    records_only = all(cell.config.keep == "records" for cell in cells)
+    if records_only and all(map(is_done, cells)):
+        free(cells[0].checkpoint)
+    return all(each)
+
+
+def _tell(part: Part) -> None:
+    """A failed calibration is the failure of every cell that waits for it."""
+    [config] = part.configs
+    failed = status.read(Cell(from_plain(config)).folder)
+    for other in part.sharing:
+        cell = Cell(from_plain(other))
+        if other != config and not is_done(cell):
+            cause = f"its calibration failed: {failed.get('cause')}"
+            status.lost(cell.folder, cause, str(failed.get("fault", faults.ERROR)))
+
+
+def _cells(parts: Sequence[Part]) -> list[Cell]:
+    return [Cell(from_plain(config)) for part in parts for config in part.configs]
+
+
+def _slurm_job() -> tuple[str, int]:
+    """Id of the job (``12`` or ``12_3``), and how often SLURM has started it again."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    return job, int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _note_restart(job: str, parts: Sequence[Part]) -> None:
+    """Says why the run before ended, where it could not do so itself."""
+    for cell in _cells(parts):
+        before = record.read(cell.folder / "status.json") or {}
+        if before.get("state") == status.RUNNING and before.get("job") == job:
+            fault = faults.of_job(slurm.earlier_end(job) or "REQUEUED")
+            status.lost(cell.folder, faults.text(fault), fault, status.INTERRUPTED)
+
+
+def _stuck(attempt: status.Status) -> bool:
+    """Whether the attempt before also ended at its time limit, and got as far."""
+    now = attempt.data
+    before = status.attempts(attempt.path.parent)[-1:]
+    return any(
+        last.get("fault") == faults.TIME
+        and last.get("phase") == now.get("phase")
+        and int(now.get("done") or 0) <= int(last.get("done") or 0)
+        for last in before
+    )
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

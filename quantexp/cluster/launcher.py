@@ -82,6 +82,11 @@ def _value(config: ExperimentConfig) -> float | None:
 def _check(configs: Sequence[ExperimentConfig]) -> None:
     """A search without a number to search by is refused before it begins."""
     for config in configs:
+        if config.cluster.detach:
+            raise ConfigError(
+                "cluster.detach=true: this sweeper chooses cells by the results of others, so it "
+                "must wait for them: leave it out"
+            )
         if config.objective == objective.BLOCK_ERROR and not config.evaluation.block_error_windows:
             raise ConfigError(
                 "objective=block_error needs evaluation.block_error_windows=4 (or more), it is 0: "

@@ -4,21 +4,24 @@ submitit's own local executor starts every job at once, which a machine rarely c
 """
 
 import os
-import signal
+import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import submitit
 
+from quantexp.cluster import submitted
 from quantexp.cluster.job import environment, run_detached
+from quantexp.cluster.needs import BOTH, host_memory
+from quantexp.cluster.place import no_keyboard, variables_set
+from quantexp.cluster.submitted import Submitted
 from quantexp.config import ClusterConfig, to_plain
-from quantexp.experiment import status
-from quantexp.experiment.cell import Cell
+from quantexp.experiment import record, status
 from quantexp.experiment.plan import Job
 from quantexp.experiment.run import is_done
 from quantexp.resources import PACKAGE
@@ -27,7 +30,6 @@ JobFunction = Callable[[Sequence[dict[str, Any]], dict[str, str]], None]
 _POLL = 0.2  # seconds between two looks at the running jobs
 _GRACE = 10.0  # seconds that a job has to end by itself when it is stopped
 _FOREVER = 60 * 24 * 365  # minutes; submitit would end a job after two
-_TORCH = 1 << 30  # bytes that a job takes before it loads a model
 
 
 def run_jobs(
@@ -66,7 +68,7 @@ def run_jobs(
                 _close(entry[0], entry[2])
             time.sleep(_POLL)
     finally:
-        with _no_keyboard():
+        with no_keyboard():
             _stop([submitted for _, _, submitted in running])
 
 
@@ -77,38 +79,41 @@ def slots(cluster: ClusterConfig, jobs: Sequence[Job]) -> list[str]:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` has them; no torch."""
+    """Names of the GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` has them; no torch.
+
+    Where GPUs are cut into MIG instances, each instance is one: only its UUID names it.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return listed.stdout.split()
+    return _devices(listed.stdout)
+
+
+def _devices(listed: str) -> list[str]:
+    """Names from ``nvidia-smi -L``: a GPU's number, or its MIG instances in place of it."""
+    found: dict[str, list[str]] = {}
+    for line in listed.splitlines():
+        if whole := re.match(r"GPU (\d+):", line):
+            found[whole[1]] = []
+        elif (part := re.search(r"MIG .*UUID: (MIG-[^)]+)\)", line)) and found:
+            found[list(found)[-1]].append(part[1])
+    return [name for gpu, parts in found.items() for name in (parts or [gpu])]
 
 
 def _cpu_jobs(cluster: ClusterConfig, jobs: Sequence[Job]) -> int:
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
-    by_cores = (cores or os.cpu_count() or 1) // cluster.threads
-    largest = max((_memory(cell) for job in jobs for cell in job.cells), default=_TORCH)
-    return max(1, min(by_cores, psutil.virtual_memory().available // largest))
-
-
-def _memory(cell: Cell) -> int:
-    """Bytes of host memory a cell may need: the model in float32, and its calibration windows."""
-    weights = 2 * sum(path.stat().st_size for path in cell.model.weight_files)
-    windows = 0
-    if cell.quantized:
-        source = cell.windows
-        windows = 3 * 4 * (source.count or 0) * source.seq_len * cell.model.hidden
-    return _TORCH + weights + windows
+    cores = min(cores or os.cpu_count() or 1, int(os.environ.get("SLURM_CPUS_ON_NODE", 1 << 16)))
+    memory = psutil.virtual_memory().available
+    if "SLURM_MEM_PER_NODE" in os.environ:  # of the job we are in, MiB
+        memory = min(memory, int(os.environ["SLURM_MEM_PER_NODE"]) << 20)
+    largest = max((host_memory(cell) for job in jobs for cell in job.cells), default=1 << 30)
+    return max(1, min(cores // cluster.threads, memory // largest))
 
 
 def _submit(
@@ -120,8 +125,12 @@ def _submit(
     path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     exported = {**variables, "PYTHONPATH": os.pathsep.join(path)}
     configs = [to_plain(cell.config) for cell in job.cells]
-    with _environment(exported), _no_keyboard():
-        return executor.submit(function, configs, variables)
+    with variables_set(exported), no_keyboard():
+        started = executor.submit(function, configs, variables)
+    tasks = (tuple(cell.id for cell in job.cells),)
+    made = Submitted(str(started.job_id), "local", BOTH, tasks, record.now())
+    submitted.write(executor.folder, made)
+    return started
 
 
 def _close(job: Job, submitted: Any) -> None:
@@ -156,24 +165,3 @@ def _stop(submitted: Sequence[Any]) -> None:
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-@contextmanager
-def _no_keyboard() -> Iterator[None]:
-    """Children inherit the mask: Ctrl-C reaches this process alone, which stops them in order."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from quantexp.cluster.place import resolve
 from quantexp.config import ExperimentConfig, from_plain, to_plain
 from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
-from quantexp.experiment import preflight
+from quantexp.experiment import preflight, status
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
@@ -19,7 +20,7 @@ from quantexp.tracking.mirror import mirror_sweep
 
 
 def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Runs one cell in this process.
+    """Runs one cell in this process; with ``cluster=slurm`` as a job.
 
     Args:
         data: A composed configuration, plain.
@@ -30,6 +31,10 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
         CellError: It ran and failed.
     """
     configs = checked([data], [overrides])
+    if configs[0].cluster.name == "slurm":
+        if run_sweep(configs, overrides, baselines=False).failed:
+            raise CellError("the cell is not done")
+        return
     made = planning.make(configs, baselines=False)
     console = Console()
     _announce(made, None, console)
@@ -42,7 +47,10 @@ def run_one(data: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def run_sweep(
-    configs: Sequence[ExperimentConfig], overrides: Sequence[str], name: str | None = None
+    configs: Sequence[ExperimentConfig],
+    overrides: Sequence[str],
+    name: str | None = None,
+    baselines: bool = True,
 ) -> Plan:
     """Runs a grid with the baseline of each model.
 
@@ -50,18 +58,34 @@ def run_sweep(
         configs: The grid's configurations, checked.
         overrides: What the command line said, grids included.
         name: Of the sweep; without one it is made from the overrides.
+        baselines: Whether the unquantized cells are added.
 
     Returns:
         The plan; its ``failed`` holds the cells that are not done.
+
+    Raises:
+        Detached: The jobs are submitted, and nobody waits for them.
     """
-    made = planning.make(configs, baselines=True)
+    cluster = configs[0].cluster
+    place = resolve(cluster.name)
+    if cluster.detach and place != "slurm":
+        raise ConfigError(
+            f"cluster.detach=true needs SLURM, and this runs with cluster={place}: leave it out, "
+            "or start the command with nohup or in tmux"
+        )
+    made = planning.make(configs, baselines=baselines)
     name = name or planning.sweep_name(configs[0].name, overrides)
     folder = made.cells[0].outputs / "sweeps" / name
     console = Console()
     _announce(made, name, console)
     _fetch(made)
-    planning.write(made, folder, overrides)
-    _run(made, folder, console)
+    if place == "slurm":
+        from quantexp.cluster import remote
+
+        remote.run(made, folder, overrides, console)
+    else:
+        planning.write(made, folder, overrides)
+        _run(made, folder if place == "local" else None, console)
     _summarize(made, name, console)
     mirror_sweep(made.cells[0].outputs, name, configs[0].tracker)
     return made
@@ -141,6 +165,7 @@ def _fetch(made: Plan) -> None:
 
 
 def _run(made: Plan, folder: Path | None, console: Console) -> None:
+    """Runs the jobs here: in processes where there is a folder for them, else in this one."""
     if not made.jobs:
         return
     from quantexp.cluster import job
@@ -149,7 +174,7 @@ def _run(made: Plan, folder: Path | None, console: Console) -> None:
     cluster = made.cells[0].config.cluster
     cells = [cell for work in made.jobs for cell in work.cells]
     with Watch(list(dict.fromkeys(cell.folder for cell in cells)), console):
-        if folder is not None and cluster.name == "local":
+        if folder is not None:
             from quantexp.cluster.local import run_jobs
 
             run_jobs(made.jobs, cluster, folder / "jobs")
@@ -169,7 +194,10 @@ def _summarize(made: Plan, name: str | None, console: Console) -> None:
     print_table([row for row in rows if row.cell in ids], console)
     failed = made.failed
     for cell in failed:
-        _say(console, f"not done {cell.folder}/status.json")
+        data = status.read(cell.folder)
+        why = data.get("cause") or data["state"]
+        _say(console, f"not done {cell.id}: {str(why).strip().splitlines()[0]}")
+        _say(console, f"         {cell.folder}/status.json")
     sweep = f" --sweep {name}" if name else ""
     _say(console, f"records  {made.cells[0].outputs.resolve() / 'cells'}")
     _say(console, f"again    python -m quantexp report{sweep} [--format md|latex|html|csv|json]")

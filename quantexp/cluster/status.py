@@ -3,12 +3,17 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from quantexp.cluster import watch
+from quantexp.cluster import follow, slurm, watch
 from quantexp.experiment import outputs, status
+
+_EVERY = 10.0  # seconds between two questions to SLURM
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,13 +26,18 @@ def main(argv: Sequence[str]) -> int:
     outputs.add_argument(parser)
     parser.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
     parser.add_argument("--json", action="store_true", help="each cell's status.json, as a list")
+    parser.add_argument("--watch", action="store_true", help="until all cells have ended; Ctrl-C")
     arguments = parser.parse_args(argv)
     folders = outputs.cells(arguments.outputs, arguments.sweep)
+    if arguments.watch and not arguments.json:
+        return _watch(folders, arguments.outputs)
+    with suppress(slurm.NoAnswerError, OSError):  # the table is shown all the same
+        follow.settle_all(arguments.outputs, folders)
+    notes = follow.states_of(arguments.outputs, _open(folders))
     if arguments.json:
-        found = [{"cell": folder.name, **status.read(folder)} for folder in folders]
-        print(json.dumps(found, indent=1))
+        print(json.dumps([_plain(folder, notes) for folder in folders], indent=1))
         return 0
-    lines = [watch.read(folder) for folder in folders]
+    lines = [watch.read(folder, notes.get(folder.name, "")) for folder in folders]
     console = Console(width=None if sys.stdout.isatty() else 160)
     if not lines:
         console.print(f"no cells in {arguments.outputs.resolve()}", markup=False)
@@ -37,3 +47,32 @@ def main(argv: Sequence[str]) -> int:
         if line.cause:
             print(f"{line.cell}: {line.cause}")
     return 0
+
+
+def _watch(folders: Sequence[Path], root: Path) -> int:
+    """The live table; it can be left and taken up again, nothing hangs on it."""
+    console = Console()
+    with watch.Watch(folders, console) as view:
+
+        def tell(notes: Mapping[str, str]) -> None:
+            view.notes = dict(notes)
+
+        waiting = [root / "cells" / name for name in _open(folders)]
+        follow.follow(waiting, root, _EVERY, tell)
+    failed = [folder for folder in folders if status.read(folder)["state"] != status.DONE]
+    console.print(watch.table([watch.read(folder) for folder in folders]))
+    return 1 if failed else 0
+
+
+def _open(folders: Sequence[Path]) -> list[str]:
+    ended = (status.DONE, status.FAILED)
+    return [folder.name for folder in folders if status.read(folder)["state"] not in ended]
+
+
+def _plain(folder: Path, notes: Mapping[str, str]) -> dict[str, Any]:
+    found = {"cell": folder.name, **status.read(folder)}
+    if folder.name in notes:
+        found["slurm"] = notes[folder.name]
+    if earlier := status.attempts(folder):
+        found["attempts"] = earlier
+    return found

@@ -39,14 +39,21 @@ class Line:
     cause: str
 
 
-def read(folder: Path) -> Line:
-    """The line of a cell's folder."""
+def read(folder: Path, note: str = "") -> Line:
+    """The line of a cell's folder.
+
+    Args:
+        folder: The cell's.
+        note: What SLURM says of its job; shown where the cell itself says nothing.
+    """
     described = record.read(folder / "cell.json") or {}
     data = status.read(folder)
     state = str(data["state"])
     running = state == status.RUNNING
     loss, eta = data.get("loss"), data.get("eta_s")
     cause = str(data.get("cause") or "") if state not in (status.DONE, status.RUNNING) else ""
+    if note and state in (status.QUEUED, status.INTERRUPTED):
+        cause = f"{cause}; {note}" if cause else note
     return Line(
         cell=folder.name,
         model=str(described.get("model", "")),
@@ -89,6 +96,7 @@ class Watch:
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
         self._seen: dict[Path, tuple[str, str]] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self.notes: dict[str, str] = {}  # by cell: what SLURM says of its job
 
     def __enter__(self) -> "Watch":
         self._seen = {f: (line.state, line.progress) for f in self._folders if (line := read(f))}
@@ -114,7 +122,7 @@ class Watch:
             self._update()
 
     def _update(self) -> None:
-        lines = [read(folder) for folder in self._folders]
+        lines = [read(folder, self.notes.get(folder.name, "")) for folder in self._folders]
         if self._console.is_terminal:
             self._live.update(table(lines), refresh=True)
             return

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from quantexp.errors import ConfigError
 from quantexp.experiment import record, status
+from quantexp.experiment.claim import BusyError, Claim
 from quantexp.experiment.outputs import add_argument, cells
 from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
 
@@ -115,10 +114,10 @@ def _checkpoints(outputs: Path) -> list[Checkpoint]:
 def _free(checkpoint: Checkpoint, outputs: Path, dry: bool) -> int:
     names = ", ".join(cell.name for cell in checkpoint.cells) or "no cell"
     try:
-        with FileLock(lock_path(outputs, checkpoint.folder.name), timeout=0):
+        with Claim(lock_path(outputs, checkpoint.folder.name), wait=False):
             if not dry:
                 free(checkpoint.folder)
-    except Timeout:
+    except BusyError:
         print(f"kept {checkpoint.folder.name}: a job is at work on it ({names})")
         return 0
     print(f"{_size(checkpoint.size):>10}  {checkpoint.folder.name}  {names}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantexp.config import ExperimentConfig, baseline
+from quantexp.config import EXECUTED, ExperimentConfig, baseline
 from quantexp.experiment import record, status
 from quantexp.experiment.cell import RUN_ONLY, Cell
 from quantexp.experiment.run import is_done
@@ -88,19 +88,30 @@ def write(plan: Plan, folder: Path, overrides: Sequence[str]) -> None:
     """Writes ``sweep.json``, and the description and state of the cells that will run.
 
     It happens before anything runs, so that a sweep can be watched and reported from its start.
+
+    Args:
+        plan: What will run.
+        folder: The sweep's.
+        overrides: The command line's; those that a shell would execute are not stored.
     """
     before = record.read(folder / "sweep.json") or {}
     record.write(
         folder / "sweep.json",
         {
             "name": folder.name,
-            "overrides": list(overrides),
+            "overrides": without_executed(overrides),
             "cells": list(dict.fromkeys(cell.id for cell in plan.cells)),
             "created": before.get("created", record.now()),
             "updated": record.now(),
         },
     )
     queue(plan)
+
+
+def without_executed(overrides: Sequence[str]) -> list[str]:
+    """Overrides without those that a shell would execute: a record holds none of them."""
+    heads = tuple(f"cluster.{name}" for name in EXECUTED)
+    return [text for text in overrides if not text.lstrip("+~").startswith(heads)]
 
 
 def queue(plan: Plan) -> None:

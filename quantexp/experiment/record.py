@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+import uuid
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,12 +23,21 @@ def write(path: Path, data: dict[str, Any]) -> None:
     such numbers, and a broken run must stay visible.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("w") as file:
-        json.dump(_finite(data), file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = partial_path(path)
+    try:
+        with partial.open("w") as file:
+            json.dump(_finite(data), file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written before it takes its place: no other process writes there."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def write_signed(path: Path, data: dict[str, Any]) -> None:

@@ -2,16 +2,18 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from quantexp.config import from_plain
-from quantexp.experiment import record
+from quantexp.experiment import faults, record
 from quantexp.experiment.cell import Cell
+from quantexp.experiment.claim import Claim
 from quantexp.experiment.status import Status
 
 CHECKPOINT_FOLDERS = ("blocks", "checkpoint")  # of a calibration: all that takes space
+_attempts: list[Status] = []  # of this process, the last one under way: signals end it
 
 
 def run_cell(config: dict[str, object]) -> bool:
@@ -27,22 +29,67 @@ def run_cell(config: dict[str, object]) -> bool:
         Whether the cell is done. A failure is in ``status.json``, with its traceback.
     """
     cell = Cell(from_plain(config))
-    with lock(cell):
+    with lock(cell) as claim:
         if is_done(cell):
             return True
-        status = Status(cell.folder)
-        record.write_signed(cell.folder / "cell.json", cell.describe())
-        try:
+        with _attempt(cell, claim) as status:
             _calibrate_and_evaluate(cell, status)
-        except KeyboardInterrupt:
-            status.interrupt()
-            raise
-        except (Exception, SystemExit) as error:
-            status.fail(error)
-        else:
             status.finish()
         _mirror(cell)
         return is_done(cell)
+
+
+def calibrate_cell(config: dict[str, object]) -> bool:
+    """The first half of :func:`run_cell`: the cell's checkpoint, and no evaluation.
+
+    Returns:
+        Whether the checkpoint is there.
+    """
+    cell = Cell(from_plain(config))
+    with lock(cell) as claim:
+        if is_calibrated(cell):
+            return True
+        with _attempt(cell, claim) as status:
+            from quantexp.experiment.calibrate import calibrate
+
+            calibrate(cell, status.progress)
+            status.hand_over()
+        return is_calibrated(cell)
+
+
+def under_way() -> Status | None:
+    """The attempt that this process is at; what a signal's handler must end in order."""
+    return _attempts[-1] if _attempts else None
+
+
+@contextmanager
+def _attempt(cell: Cell, claim: Claim) -> Iterator[Status]:
+    """An attempt whose end is written down, whatever it is."""
+    status = Status(cell.folder, claim.check)
+    _attempts.append(status)
+    try:
+        record.write_signed(cell.folder / "cell.json", cell.describe())
+        yield status
+    except KeyboardInterrupt:
+        status.interrupt()
+        raise
+    except (Exception, SystemExit) as error:
+        status.fail(error)
+        if faults.of_exception(error) == faults.DISK or status.closed:
+            raise  # no other cell of the job would fare better; or a signal ends the job
+    finally:
+        _attempts.remove(status)
+
+
+def is_calibrated(cell: Cell) -> bool:
+    """Whether a cell's checkpoint is there; the baseline needs none. No torch."""
+    if not cell.quantized:
+        return True
+    manifest = record.read(cell.checkpoint / "manifest.json")
+    files = () if manifest is None else manifest["files"]
+    return manifest is not None and all(
+        (cell.checkpoint / "checkpoint" / f).is_file() for f in files
+    )
 
 
 def is_done(cell: Cell) -> bool:
@@ -50,16 +97,14 @@ def is_done(cell: Cell) -> bool:
     return not cell.missing
 
 
-def lock(cell: Cell) -> FileLock:
-    """Held while a process works on the cell's calibration; freed by the system when it dies."""
-    path = lock_path(cell.outputs, cell.checkpoint.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
+def lock(cell: Cell) -> Claim:
+    """Held while a process works on the cell's calibration."""
+    return Claim(lock_path(cell.outputs, cell.checkpoint.name))
 
 
 def lock_path(outputs: Path, calibration: str) -> Path:
     """The file of :func:`lock`, by the name of the checkpoint's folder."""
-    return outputs / "calibrations" / f".{calibration}.lock"
+    return outputs / "calibrations" / f".{calibration}.claim"
 
 
 def free(checkpoint: Path) -> None:

@@ -1,34 +1,40 @@
 """``status.json`` of a cell: what its last attempt is doing, or why it ended."""
 
-import os
-import platform
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from quantexp.experiment import record
+from quantexp.experiment import claim, faults, record
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 INTERRUPTED = "interrupted"  # stopped from outside: the next attempt continues there
 _EVERY = 0.5  # seconds between two writes of progress
+_KEPT = 50  # earlier attempts that are remembered
 
 
 class Status:
-    """Writes the status of one attempt; use as the ``progress`` of calibrate and evaluate."""
+    """Writes the status of one attempt; use as the ``progress`` of calibrate and evaluate.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The cell's.
+        check: Called at every step; raises where the work is no longer this process's.
+    """
+
+    def __init__(self, folder: Path, check: Callable[[], None] | None = None) -> None:
         self.path = folder / "status.json"
+        self._check = check
         previous = record.read(self.path) or {}
+        _remember(folder, previous)
         self._data: dict[str, Any] = {
             "state": RUNNING,
             "attempt": int(previous.get("attempt", 0)) + 1,
-            "pid": os.getpid(),
-            "host": platform.node(),
+            **claim.me(),
             "started": record.now(),
         }
+        self._closed = False
         self._written = 0.0
         self._phase_started = (("", 0), 0.0)
         self._write()
@@ -40,6 +46,9 @@ class Status:
         resumed calibration starts in the middle.
         """
         clock = time.monotonic()
+        due = clock - self._written > _EVERY or done == total
+        if due and self._check is not None:
+            self._check()
         if self._phase_started[0][0] != phase:
             self._phase_started = ((phase, done), clock)
             self._data.pop("loss", None)  # of the phase before
@@ -49,7 +58,7 @@ class Status:
         self._data |= {"phase": phase, "done": done, "total": total, "eta_s": eta}
         if loss is not None:
             self._data["loss"] = loss
-        if clock - self._written > _EVERY or done == total:
+        if due:
             self._write()
 
     def finish(self) -> None:
@@ -63,17 +72,39 @@ class Status:
         self._data |= {
             "state": FAILED,
             "ended": record.now(),
+            "fault": faults.of_exception(error),
             "cause": f"{type(error).__name__}: {error}",
             "traceback": "".join(lines),
         }
+        with suppress(OSError):  # of a full disk; the job's exit code says it as well
+            self._write()
+
+    def interrupt(self, cause: str = "stopped by the user", fault: str = faults.CANCELLED) -> None:
+        """The attempt was stopped from outside; what it finished is kept. Nothing follows it."""
+        end = {"state": INTERRUPTED, "ended": record.now(), "fault": fault, "cause": cause}
+        self._data |= end
+        with suppress(OSError):
+            self._write()
+        self._closed = True
+
+    def hand_over(self) -> None:
+        """Its job's part is done; the one that does the next continues the attempt."""
+        self._data = {"state": QUEUED, "attempt": self._data["attempt"] - 1}
         self._write()
 
-    def interrupt(self) -> None:
-        """The attempt was stopped from outside; what it finished is kept."""
-        self._data |= {"state": INTERRUPTED, "ended": record.now(), "cause": "stopped by the user"}
-        self._write()
+    @property
+    def closed(self) -> bool:
+        """Whether a signal has ended the attempt."""
+        return self._closed
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What was last written, or will be with the next step."""
+        return dict(self._data)
 
     def _write(self) -> None:
+        if self._closed:
+            return
         self._written = time.monotonic()
         self._data["updated"] = record.now()
         record.write(self.path, self._data)
@@ -86,10 +117,8 @@ def read(folder: Path) -> dict[str, Any]:
     as interrupted: nothing could write that down.
     """
     data = record.read(folder / "status.json") or {"state": QUEUED}
-    if data["state"] == RUNNING and data.get("host") == platform.node():
-        pid = data.get("pid")
-        if isinstance(pid, int) and not psutil.pid_exists(pid):
-            data |= {"state": INTERRUPTED, "cause": "its process is gone"}
+    if data["state"] == RUNNING and claim.process_is_gone(data):
+        data |= {"state": INTERRUPTED, "fault": faults.LOST, "cause": "its process is gone"}
     return data
 
 
@@ -97,14 +126,30 @@ def queue(folder: Path) -> None:
     """Marks a cell as waiting for its next attempt, unless another process is at it."""
     data = read(folder)
     if data["state"] != RUNNING:
+        _remember(folder, data)
         record.write(
             folder / "status.json",
             {"state": QUEUED, "attempt": data.get("attempt", 0), "updated": record.now()},
         )
 
 
-def lost(folder: Path, cause: str) -> None:
-    """Notes the failure of an attempt that could not do so itself (killed, out of memory)."""
+def lost(folder: Path, cause: str, fault: str = faults.LOST, state: str = FAILED) -> None:
+    """Notes the end of an attempt that could not do so itself (killed, out of memory)."""
     data = record.read(folder / "status.json") or {}
-    data |= {"state": FAILED, "ended": record.now(), "cause": cause}
+    data |= {"state": state, "ended": record.now(), "fault": fault, "cause": cause}
     record.write(folder / "status.json", data)
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    """The attempts before the present one: who, when, how far and why they ended."""
+    found = record.read(folder / "attempts.json") or {}
+    return list(found.get("attempts", []))
+
+
+def _remember(folder: Path, data: dict[str, Any]) -> None:
+    """Keeps what an attempt left; a state that no attempt wrote (queued) is none."""
+    if "started" not in data or data["state"] == DONE:
+        return
+    names = ("attempt", "host", "job", "run", "started", "ended", "state", "phase", "done", "total")
+    kept = {k: data[k] for k in (*names, "fault", "cause") if data.get(k) is not None}
+    record.write(folder / "attempts.json", {"attempts": [*attempts(folder), kept][-_KEPT:]})

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from quantexp.config import EXECUTED
 from quantexp.errors import ConfigError, unknown
 from quantexp.resources import own, users
 from quantexp.typed import build
@@ -98,4 +99,11 @@ def _read(path: Path) -> SweepFile:
         raise ConfigError(f"{where}: {error}") from error
     if not found.grids:
         raise ConfigError(f"{where}: 'grids' is empty: add one, such as 'method=rtn,gptq'")
+    for text in (found.common, *found.grids):
+        for name in EXECUTED:
+            if f"cluster.{name}" in text:
+                raise ConfigError(
+                    f"{where}: cluster.{name} would be executed, and sweeps are passed around: "
+                    "put it into your own ./conf/cluster/NAME.yaml, or on the command line"
+                )
     return found

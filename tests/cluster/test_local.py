@@ -114,3 +114,12 @@ def test_a_job_whose_process_is_gone_is_shown_as_interrupted(tmp_path: Path) -> 
         "attempt": 1,
         "updated": status.read(tmp_path)["updated"],
     }
+
+
+def test_mig_instances_stand_for_their_gpu() -> None:
+    listed = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89852c)
+  MIG 3g.20gb     Device  0: (UUID: MIG-63feeb45)
+  MIG 1g.5gb      Device  1: (UUID: MIG-2c9ad8ec)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-4404041a)
+"""
+    assert local._devices(listed) == ["MIG-63feeb45", "MIG-2c9ad8ec", "1"]

@@ -1,0 +1,37 @@
+"""``python -m quantexp cancel SWEEP|CELL``: stops its jobs of SLURM; what is finished is kept."""
+
+import json
+from collections.abc import Sequence
+
+from quantexp.cluster import choose, follow, slurm
+from quantexp.errors import ConfigError
+from quantexp.experiment import faults, status
+
+
+def main(argv: Sequence[str]) -> int:
+    """Cancels what waits or runs.
+
+    Raises:
+        ConfigError: There is no such sweep or cell, or SLURM does not answer.
+    """
+    arguments = choose.parser("cancel", __doc__, "SWEEP|CELL").parse_args(argv)
+    wanted = {task.id for task in choose.tasks(arguments.outputs, arguments.name)}
+    try:
+        found = [task for task in follow.live(arguments.outputs) if task.id in wanted]
+        slurm.cancel([task.id for task in found])
+    except slurm.NoAnswerError as error:
+        raise ConfigError(f"SLURM does not answer ({error}): try again later") from error
+    cells = sorted({cell for task in found for cell in task.cells})
+    for cell in cells:
+        folder = arguments.outputs / "cells" / cell
+        if status.read(folder)["state"] not in (status.DONE, status.FAILED):
+            status.lost(folder, "cancelled", faults.CANCELLED, status.INTERRUPTED)
+    if arguments.json:
+        print(json.dumps({"jobs": [task.id for task in found], "cells": cells}, indent=1))
+        return 0
+    if not found:
+        print(f"no job of {arguments.name} waits or runs")
+        return 0
+    print(f"cancelled {len(found)} jobs of {len(cells)} cells: {' '.join(t.id for t in found)}")
+    print(f"again    python -m quantexp retry {arguments.name}")
+    return 0

@@ -1,0 +1,105 @@
+"""What a cell's jobs ask for: what the user says, else a table by the size of the model."""
+
+import math
+from dataclasses import fields, replace
+
+from quantexp.config import ClusterConfig, Resources
+from quantexp.experiment import faults, status
+from quantexp.experiment.cell import Cell
+
+CALIBRATE, EVALUATE, BOTH = "calibrate", "evaluate", "both"
+_GIB = 1 << 30
+_TORCH = _GIB  # bytes that a job takes before it loads a model
+_SPARE = 1.5  # of the estimate: what is asked for beyond it
+
+# Weights on disk up to so many GiB → GPUs, minutes to calibrate, minutes to evaluate. Small models
+# ask for the same in both, so that one job does both. Time is a guess to be generous with: a job
+# at its limit is queued again and goes on at the next block.
+_TABLE = (
+    (2, 0, 60, 60),
+    (20, 1, 24 * 60, 4 * 60),
+    (80, 1, 48 * 60, 12 * 60),
+    (math.inf, 1, 72 * 60, 24 * 60),
+)
+
+
+def needs(cell: Cell, kind: str) -> Resources:
+    """All that SLURM is asked for, for one kind of job (``calibrate`` or ``evaluate``).
+
+    A cell that ran out of memory asks for twice as much, once.
+    """
+    cluster = cell.config.cluster
+    asked = _laid_over(_by_size(cell, kind), cluster, getattr(cluster, kind))
+    if asked.memory_gb and _ran_out(cell):
+        asked = replace(asked, memory_gb=2 * asked.memory_gb)
+    # the host's own word for GPUs stands alone
+    return replace(asked, gpus=None, gpu_type=None) if asked.gres else asked
+
+
+def host_memory(cell: Cell) -> int:
+    """Bytes of host memory a cell may need: the model in float32, and its calibration windows."""
+    weights = 2 * _weights(cell)
+    windows = 0
+    if cell.quantized:
+        source = cell.windows
+        windows = 3 * 4 * (source.count or 0) * source.seq_len * cell.model.hidden
+    return _TORCH + weights + windows
+
+
+def _by_size(cell: Cell, kind: str) -> Resources:
+    size = _weights(cell) / _GIB
+    _, gpus, calibrate, evaluate = next(row for row in _TABLE if size <= row[0])
+    return Resources(
+        gpus=gpus,
+        cpus=cell.config.cluster.threads,
+        memory_gb=_step(_SPARE * host_memory(cell) / _GIB),
+        time_min=calibrate if kind == CALIBRATE else evaluate,
+    )
+
+
+def _step(gib: float) -> float:
+    """The next of 4, 6, 8, 12, 16, 24, …: cells that ask alike go into one array."""
+    power = 2.0 ** max(2, math.floor(math.log2(gib)))
+    return next(size for size in (power, 1.5 * power, 2 * power) if size >= gib)
+
+
+def _ran_out(cell: Cell) -> bool:
+    ends = [status.read(cell.folder), *status.attempts(cell.folder)]
+    return any(end.get("fault") == faults.MEMORY for end in ends)
+
+
+def _laid_over(*layers: Resources) -> Resources:
+    """The last value that is given wins, field by field."""
+    found = {}
+    for field in fields(Resources):
+        given = [getattr(layer, field.name) for layer in layers]
+        found[field.name] = next((value for value in reversed(given) if value is not None), None)
+    return Resources(**found)
+
+
+def _weights(cell: Cell) -> int:
+    return sum(path.stat().st_size for path in cell.model.weight_files)
+
+
+def sbatch_options(asked: Resources, cluster: ClusterConfig) -> dict[str, object]:
+    """The same as submitit's parameters."""
+    gres = asked.gres
+    if asked.gpus:
+        gres = ":".join(["gpu", *([asked.gpu_type] if asked.gpu_type else []), str(asked.gpus)])
+    given: dict[str, object] = {
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "constraint": asked.constraint,
+        "gres": gres,
+        "cpus_per_task": asked.cpus,
+        "mem": f"{math.ceil(asked.memory_gb * 1024)}M" if asked.memory_gb else None,
+        "time": asked.time_min,
+        "signal_delay_s": cluster.signal_s,
+        "setup": list(cluster.setup) or None,
+    }
+    extra: dict[str, object] = {"requeue": True}
+    for option in cluster.sbatch:
+        name, equals, value = option.lstrip("-").partition("=")
+        extra[name] = value if equals else True
+    return {k: v for k, v in given.items() if v is not None} | {"additional_parameters": extra}

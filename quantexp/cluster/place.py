@@ -1,0 +1,68 @@
+"""Where a command's cells run: what ``cluster=auto`` means on this machine."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from quantexp.cluster import slurm
+from quantexp.errors import ConfigError
+
+
+def resolve(name: str) -> str:
+    """``slurm``, ``local`` or ``debug`` for the ``name`` of a cluster's configuration.
+
+    ``auto`` submits where there is a SLURM. Inside one of its jobs it runs on what that job was
+    given: a job that submits jobs would hold its GPUs for nothing.
+
+    Raises:
+        ConfigError: SLURM is asked for, or set up here, and does not answer.
+    """
+    if name not in ("auto", "slurm"):
+        return name
+    if name == "auto" and (inside_job() or not shutil.which("sbatch")):
+        return "local"
+    trouble = slurm.trouble()
+    if trouble is None:
+        return "slurm"
+    if name == "auto" and not trouble.configured:
+        return "local"  # the programs are installed, but belong to no cluster
+    raise ConfigError(
+        f"SLURM does not answer here ({trouble.text}): try again later, "
+        "or run on this machine with cluster=local"
+    )
+
+
+def inside_job() -> bool:
+    """Whether this process runs in a job of SLURM."""
+    return "SLURM_JOB_ID" in os.environ
+
+
+@contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Changes the environment that children get, for the time of a ``with``.
+
+    What SLURM set for the job we are in is taken out: a job started from here would take it for
+    its own (sbatch reads some as options, libraries others as ranks of a distributed run).
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("SLURM_") and name != "SLURM_CONF":
+            del os.environ[name]
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def no_keyboard() -> Iterator[None]:
+    """Ctrl-C waits until the body is done. Children inherit it: they are stopped in order."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
