@@ -34,6 +34,7 @@ _METHODS = {
     "flatquant": (_RED, "*"),
 }
 _MARKERS = ("h", "<", ">", "d", "p", "8")  # of other methods, and of a method's further variants
+_SIZES = {"*": 8, "o": 7}  # RTN's circle stays visible where GPTQ's square lies on it
 _LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _HATCHES = ("", "///", "...", "xxx")
 _LOOK = {
@@ -94,7 +95,7 @@ def line(label: str, variant: int = 0) -> dict[str, Any]:
     return {
         "color": shade,
         "marker": marker,
-        "markersize": 8 if marker == "*" else 5,
+        "markersize": _SIZES.get(marker, 5),
         "markerfacecolor": "white" if rounded else shade,
         "markeredgecolor": shade if rounded else "#303030",
         "markeredgewidth": 1.0 if rounded else 0.4,
