@@ -1,11 +1,10 @@
 """FlatQuant's figure 5: what the size of the Kronecker factors costs and buys.
 
-A transform of width n is a product of an n1 × n1 and an n2 × n2 matrix, n = n1 n2. The paper shows
-speedups of its kernels; the records have what follows from the same sizes: how long calibration
-takes and how many bits per weight the stored factors add.
+A transform of width n = n1 n2 is a product of an n1 × n1 and an n2 × n2 matrix. The paper shows
+speedups of its kernels; here stands what they follow from, the n1 + n2 multiplications per channel
+and token, and how long calibration took.
 """
 
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,10 +20,11 @@ from quantexp.report.collect import EDITED, Row
 from quantexp.report.distinguish import Column, columns, place
 
 SITES = {"kronecker_hidden": "hidden size", "kronecker_intermediate": "intermediate size"}
-_MEASURES: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
-    ("perplexity", lambda row: row.value),
-    ("calibration (min)", lambda row: _minutes(row.calibration_seconds)),
-    ("effective bits per weight", lambda row: row.effective_bits),
+Measure = Callable[[Row, str], float | None]  # of a row and the option that is varied
+_MEASURES: tuple[tuple[str, Measure], ...] = (
+    ("perplexity", lambda row, site: row.value),
+    ("multiplications per channel", lambda row, site: _multiplications(row, site)),
+    ("calibration (min)", lambda row, site: _minutes(row.calibration_seconds)),
 )
 _OWN: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 0.8}
 
@@ -48,7 +48,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         for (title, measure), axis in zip(_MEASURES, axes[3 * n :], strict=False):
             for variant, (key, curve) in enumerate(sorted(curves.items(), key=str)):
                 look = style.line(key[1], variant)
-                _plot(axis, curve, measure, look)
+                _plot(axis, curve, measure, site, look)
                 entries.setdefault(_name(key, curves), look)
             sizes = sorted({size for curve in curves.values() for size in curve if size})
             axis.set_xscale("log", base=2)
@@ -65,12 +65,11 @@ def draw(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def first_size(value: object) -> int | None:
-    """n1 of an option's value: a number, a pair, or text such as ``16x16``; else ``None``."""
-    if isinstance(value, list | tuple) and value:
-        value = value[0]
-    numbers = re.findall(r"\d+", str(value)) if value is not None else []
-    return int(numbers[0]) if numbers and int(numbers[0]) > 0 else None
+def sizes_of(value: object) -> tuple[int, int] | None:
+    """(n1, n2) of an option's value; ``None`` where it names no pair (the method's own rule)."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    return None
 
 
 def _curves(rows: Sequence[Row], site: str) -> dict[Any, Curve]:
@@ -84,16 +83,15 @@ def _curves(rows: Sequence[Row], site: str) -> dict[Any, Curve]:
             continue
         rest = tuple(sorted((k, str(v)) for k, v in options.items() if k != site))
         key = (place(row), row.label, column, rest)
-        curves.setdefault(key, {}).setdefault(first_size(options[site]), []).append(row)
+        pair = sizes_of(options[site])
+        curves.setdefault(key, {}).setdefault(pair[0] if pair else None, []).append(row)
     return {key: curve for key, curve in curves.items() if len([s for s in curve if s]) > 1}
 
 
-def _plot(
-    axis: Axes, curve: Curve, measure: Callable[[Row], float | None], look: dict[str, Any]
-) -> None:
+def _plot(axis: Axes, curve: Curve, measure: Measure, site: str, look: dict[str, Any]) -> None:
     means: dict[int | None, tuple[float, float]] = {}
     for size, rows in curve.items():
-        values = [value for row in rows if (value := measure(row)) is not None]
+        values = [value for row in rows if (value := measure(row, site)) is not None]
         if values:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             means[size] = (statistics.mean(values), spread)
@@ -121,6 +119,11 @@ def _name(key: tuple[Any, str, Column, Any], curves: Mapping[Any, Curve]) -> str
         shared = set.intersection(*(set(other[3]) for other in curves))
         parts += [f"{k}={v}" for k, v in rest if (k, v) not in shared]
     return " ".join(part for part in parts if part)
+
+
+def _multiplications(row: Row, site: str) -> float | None:
+    pair = sizes_of(row.config["method"][site])
+    return float(sum(pair)) if pair else None
 
 
 def _minutes(seconds: float | None) -> float | None:

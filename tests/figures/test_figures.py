@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from quantexp.evaluation.tasks import TASKS
 from quantexp.experiment import record
 from quantexp.figures import cli, style
 from quantexp.figures.draw import KINDS, draw
-from quantexp.figures.kronecker import first_size
 from quantexp.figures.lines import MissingError, lines
 from quantexp.report.collect import Row, collect
 
@@ -116,23 +114,14 @@ def test_cost_shows_time_and_memory_of_each_calibration(filled: FakeOutputs) -> 
 
 
 def test_kronecker_sizes_are_ordered_and_the_methods_own_is_a_line(outputs: FakeOutputs) -> None:
-    for size, ppl in ((16, 6.0), (4, 6.2), (None, 5.9)):
+    for size, ppl in (([16, 16], 6.0), ([4, 64], 6.2), (None, 5.9)):
         options = {"kronecker_hidden": size, "kronecker_intermediate": None}
         outputs.calibration(outputs.cell("flatquant", "w4a4", ppl, method=options))
-    ppl, time, bits = draw("kronecker", rows(outputs)).axes
+    ppl, products, time = draw("kronecker", rows(outputs)).axes
     assert points(ppl) == {(6.2, 6.0), (5.9, 5.9)}
     assert [text.get_text() for text in ppl.get_xticklabels()] == ["4", "16"]
-    assert (time.get_ylabel(), bits.get_ylabel()) == (
-        "calibration (min)",
-        "effective bits per weight",
-    )
-
-
-@pytest.mark.parametrize(
-    ("value", "size"), [(8, 8), ("8x32", 8), ([8, 32], 8), (None, None), ("auto", None), (0, None)]
-)
-def test_kronecker_sizes_are_read_in_any_spelling(value: Any, size: int | None) -> None:
-    assert first_size(value) == size
+    assert points(products) == {(68.0, 32.0)}
+    assert time.get_ylabel() == "calibration (min)"
 
 
 def test_figures_without_data_say_what_would_give_it(outputs: FakeOutputs) -> None:
