@@ -66,7 +66,6 @@ _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
-FORMATS = tuple(_METADATA)
 
 
 @contextmanager
