@@ -106,7 +106,7 @@ def _smoothquant(models: tuple[str, ...], alpha: float) -> tuple[Entry, ...]:
 _AWQ = Entry(
     "awq",
     (*LLAMA2, *LLAMA3, DEMO),
-    ("w4a16", "w3a16", "w4a16g128", "w3a16g128"),
+    tuple(f"w{bits}a16{group}" for bits in (4, 3, 2) for group in ("", "g128", "g64", "g32")),
     {
         **_weight("asymmetric_clamped"),
         **_data("pile", "pile_smoothquant", 128, 512),
@@ -115,11 +115,12 @@ _AWQ = Entry(
         "method.grid": 20,
         "method.gqa": "skip",
     },
-    "mit-han-lab/llm-awq (awq/entry.py, awq/quantize/, scripts/)",
+    "mit-han-lab/llm-awq (awq/entry.py, awq/quantize/, scripts/), with any --q_group_size",
     (
         "the first 512 tokens of 128 documents that have them (official: 128 documents of at most "
         "512 tokens each, joined and cut into windows of 512, about half as many tokens)",
     ),
+    varied={"method.scaling": (True, False), "method.clipping": (True, False)},
 )
 
 
