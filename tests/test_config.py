@@ -52,8 +52,9 @@ def test_every_choice_composes_and_validates(choice: tuple[str, str]) -> None:
 @pytest.mark.parametrize("bits", choices("bits"))
 def test_every_method_takes_every_bits(method: str, bits: str) -> None:
     data = {**composed(f"method={method}"), "bits": composed(f"bits={bits}")["bits"]}
-    if data["rounding"] == "gptq" and not re.search(r"w[1-8]a", bits):
-        with pytest.raises(ConfigError, match="rounding=rtn"):
+    about_weights = data["rounding"] == "gptq" or method == "awq"
+    if about_weights and not re.search(r"w[1-8]a", bits):
+        with pytest.raises(ConfigError, match=r"rounding=rtn|keep 16 bits.*choose bits with w2…w8"):
             from_plain(data)
         return
     label = from_plain(data).bits.label

@@ -30,6 +30,8 @@ TOKENS_PER_BATCH = 8192  # tokens that one forward pass without gradients takes 
 FIT_DTYPE = torch.float32  # of parameters, statistics and factorizations
 
 Progress = Callable[[str, int, int, float | None], None]
+# outputs of the unquantized block; largest and mean |x| of each input channel, by linear
+Observed = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 class CalibrationBlock:
@@ -42,6 +44,7 @@ class CalibrationBlock:
         targets: Outputs (B, T, C) of the unquantized block for these inputs.
         quantized_inputs: Inputs (B, T, C) of the quantized stream.
         channel_max: Largest |x| of each input channel, by linear, over all tokens of ``inputs``.
+        channel_mean: Mean |x| of the same.
         generator: Random numbers of this block.
         rung: How it is fitted, after how many failures (``calibration/ladder.py``).
 
@@ -71,6 +74,7 @@ class CalibrationBlock:
         self.targets = torch.empty(0)
         self.quantized_inputs = torch.empty(0)
         self.channel_max: dict[str, Tensor] = {}
+        self.channel_mean: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """The block on a batch (B, T, C), with the real model's keyword arguments."""
@@ -227,7 +231,7 @@ class _Loop:
         module: nn.Module,
         index: int,
         rung: Rung,
-        observed: tuple[Tensor, dict[str, Tensor]] | None,
+        observed: Observed | None,
     ) -> CalibrationBlock:
         """The block as the method gets it; each attempt has the same random numbers."""
         model, config, autocast = self.model, self.config, self.method.autocast
@@ -242,20 +246,25 @@ class _Loop:
             getattr(torch, autocast) if autocast else None,
         )
         if self.fp is not None and observed is not None:
-            block.inputs, (block.targets, block.channel_max) = self.fp, observed
+            block.inputs = self.fp
+            block.targets, block.channel_max, block.channel_mean = observed
         if self.quantized is not None:
             block.quantized_inputs = self.quantized
         return block
 
-    def _observe(self, module: nn.Module, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """One pass of the unquantized block: its outputs, and each linear's channel maxima."""
+    def _observe(self, module: nn.Module, index: int) -> Observed:
+        """One pass of the unquantized block: outputs, and each linear's channel maxima, means."""
         assert self.fp is not None
-        found: dict[str, Tensor] = {}
+        tokens = self.fp.shape[0] * self.fp.shape[1]
+        top: dict[str, Tensor] = {}
+        mean: dict[str, Tensor] = {}
 
         def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-                top = args[0].detach().abs().flatten(0, -2).amax(0)
-                found[path] = torch.maximum(found[path], top) if path in found else top
+                size = args[0].detach().abs().flatten(0, -2)
+                highest, share = size.amax(0), size.sum(0) / tokens
+                top[path] = torch.maximum(top[path], highest) if path in top else highest
+                mean[path] = mean[path] + share if path in mean else share
 
             return hook
 
@@ -271,7 +280,7 @@ class _Loop:
                 f"block {index}: the unquantized model's own outputs are not finite "
                 f"(largest input {self.fp.abs().max():.3g}): check the checkpoint"
             )
-        return out, found
+        return out, top, mean
 
     def _observe_ranges(self, quant: QuantBlock, index: int) -> None:
         """Ranges of static quantizers, from the quantized stream."""

@@ -49,10 +49,12 @@ def fitted(quant: QuantBlock) -> dict[str, Any]:
     clips: dict[str, Any] = {}
     for path, linear in quant.linears.items():
         if isinstance(linear.clamp, LearnedClamp):
-            clips[f"{path}.weight"] = _ratios(linear.clamp.logits)
+            clips[f"{path}.weight"] = _ratios(torch.sigmoid(linear.clamp.logits))
+        if linear.final_clamp is not None:
+            clips[f"{path}.weight"] = _ratios(linear.final_clamp.ratio)
     for name, quantizer in quant.quantizers():
         if isinstance(quantizer.clip, LearnedRange):
-            clips[name] = _ratios(quantizer.clip.logits)
+            clips[name] = _ratios(torch.sigmoid(quantizer.clip.logits))
     conditions = {name: found for name, t in quant.transforms.items() if (found := t.conditions())}
     if quant.attention.transform is not None:
         conditions["key"] = quant.attention.transform.conditions()
@@ -60,6 +62,5 @@ def fitted(quant: QuantBlock) -> dict[str, Any]:
     return {key: value for key, value in report.items() if value}
 
 
-def _ratios(logits: Tensor) -> dict[str, float]:
-    ratio = torch.sigmoid(logits)
+def _ratios(ratio: Tensor) -> dict[str, float]:
     return {"mean": round(float(ratio.mean()), 6), "min": round(float(ratio.min()), 6)}

@@ -9,8 +9,11 @@ from quantexp.errors import ConfigError
 from quantexp.methods.base import Method
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from quantexp.calibration.blocks import CalibrationBlock
     from quantexp.config import ExperimentConfig
+    from quantexp.quantization.transforms import Diagonal
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,12 @@ class SmoothQuantOptions:
     """Attributes.
 
     alpha: Migration strength: 0 leaves all difficulty to the activations, 1 to the weights.
+    alpha_grid: Instead of one ``alpha``, those of which each block takes the one with the least
+        error of its output under the cell's bits, weights rounded to nearest.
     """
 
     alpha: float = 0.5
+    alpha_grid: tuple[float, ...] = ()
 
 
 class SmoothQuant(Method):
@@ -29,25 +35,85 @@ class SmoothQuant(Method):
     Options = SmoothQuantOptions
     streams = ("fp",)
 
+    @property
+    def uses_forward_bits(self) -> bool:  # type: ignore[override]
+        """A grid is judged on outputs; one α is a formula of statistics."""
+        return bool(self.options.alpha_grid)
+
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:
-        """Refuses α outside [0, 1]."""
-        alpha = config.method.options.alpha
-        if not 0 <= alpha <= 1:
-            raise ConfigError(f"method.alpha={alpha} is out of range: allowed 0 to 1")
+        """Refuses α outside [0, 1], and a grid where every α would do the same."""
+        o, bits = config.method.options, config.bits
+        given = {"alpha": o.alpha} | {f"alpha_grid[{i}]": a for i, a in enumerate(o.alpha_grid)}
+        for key, alpha in given.items():
+            if not 0 <= alpha <= 1:
+                raise ConfigError(f"method.{key}={alpha} is out of range: allowed 0 to 1")
+        if o.alpha_grid and not (bits.weight.active or bits.activation.active):
+            raise ConfigError(
+                f"method.alpha_grid={list(o.alpha_grid)} with bits={bits.label}: neither weights "
+                "nor inputs of linears are quantized, so every alpha gives the same outputs; use "
+                "method.alpha_grid=[] or other bits"
+            )
 
     def fit(self, block: CalibrationBlock) -> dict[str, Any]:
         """Installs x/s and W·s behind both norms (equation 3); o and down stay as they are."""
-        from quantexp.quantization.smoothing import smoothing_scale
         from quantexp.quantization.transforms import Diagonal
 
-        report = {}
-        for site in block.quant.architecture.sites:
-            if site.norm is None:
-                continue
-            x_max = block.channel_max[site.linears[0]]
+        o = self.options
+        tried = {alpha: _scales(block, alpha) for alpha in o.alpha_grid or (o.alpha,)}
+        installed = {site: Diagonal(1 / s) for site, s in tried[next(iter(tried))].items()}
+        for site, diagonal in installed.items():
+            block.quant.install(site, diagonal)
+        report: dict[str, Any] = {}
+        alpha = o.alpha
+        if o.alpha_grid:
+            errors = _errors(block, installed, tried)
+            alpha = min(errors, key=lambda a: errors[a])
+            _set(installed, tried[alpha])
+            report = {"alpha": alpha, "alpha_errors": {str(a): e for a, e in errors.items()}}
+        report["smoothing"] = {
+            site: {"scale_min": float(s.min()), "scale_max": float(s.max())}
+            for site, s in tried[alpha].items()
+        }
+        return report
+
+
+def _scales(block: CalibrationBlock, alpha: float) -> dict[str, Tensor]:
+    """Equation 4 at the two sites that norms feed."""
+    from quantexp.quantization.smoothing import smoothing_scale
+
+    found = {}
+    for site in block.quant.architecture.sites:
+        if site.norm is not None:
             weights = [block.quant.linears[path].weight for path in site.linears]
-            s = smoothing_scale(x_max, weights, self.options.alpha)
-            block.quant.install(site.name, Diagonal(1 / s))
-            report[site.name] = {"scale_min": float(s.min()), "scale_max": float(s.max())}
-        return {"smoothing": report}
+            x_max = block.channel_max[site.linears[0]]
+            found[site.name] = smoothing_scale(x_max, weights, alpha)
+    return found
+
+
+def _errors(
+    block: CalibrationBlock,
+    installed: dict[str, Diagonal],
+    tried: dict[float, dict[str, Tensor]],
+) -> dict[float, float]:
+    """Mean squared error of the quantized block's output for each α, over all windows."""
+    import torch
+
+    from quantexp.calibration.blocks import TOKENS_PER_BATCH
+
+    block.quant.start_fitting()
+    size = max(1, TOKENS_PER_BATCH // block.inputs.shape[1])
+    total = torch.zeros(len(tried), dtype=torch.float64, device=block.device)
+    with torch.no_grad():
+        for x, y in zip(block.inputs.split(size), block.targets.split(size), strict=True):
+            exact = y.to(block.device)
+            for i, scales in enumerate(tried.values()):
+                _set(installed, scales)
+                total[i] += (block.forward(x) - exact).square().sum().double()
+    errors = (total / block.targets.numel()).nan_to_num(nan=torch.inf).tolist()
+    return dict(zip(tried, errors, strict=True))
+
+
+def _set(installed: dict[str, Diagonal], scales: dict[str, Tensor]) -> None:
+    for site, s in scales.items():
+        installed[site].scale.data = 1 / s

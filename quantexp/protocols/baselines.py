@@ -28,7 +28,12 @@ def _smoothquant(models: tuple[str, ...], *more: str) -> Entry:
         "smoothquant",
         models,
         ("w4a4kv4q4", "w6a6kv6q6"),
-        {**_omniquant("asymmetric_free"), **_WIKITEXT, "method.alpha": 0.5},
+        {
+            **_omniquant("asymmetric_free"),
+            **_WIKITEXT,
+            "method.alpha": 0.5,
+            "method.alpha_grid": (),
+        },
         "arXiv 2308.13137 (SmoothQuant run again: weights per channel, activations per token, "
         "queries, keys and values too), quantizers of OpenGVLab/OmniQuant (quantize/quantizer.py, "
         "models/int_llama_layer.py); FlatQuant's Table 1 prints the same numbers",

@@ -19,6 +19,7 @@ from quantexp.errors import ConfigError
 from quantexp.protocols.entry import DEMO, Entry
 from quantexp.protocols.table import TABLE
 from quantexp.resources import GROUPS
+from quantexp.typed import plain
 
 NAME = "official"
 
@@ -111,7 +112,7 @@ def conflicts(config: ExperimentConfig, overrides: Sequence[str]) -> list[str]:
         if key in GROUPS and not isinstance(value, Mapping):
             key = f"{key}.name"
         for name, given in _flat(key, value):
-            if name in wanted and given != wanted[name]:
+            if name in wanted and given != plain(wanted[name]):
                 found.append(
                     f"{override.input_line}: protocol=official sets {name}={wanted[name]} for "
                     f"{config.label} ({entry(config).source}): leave it out, or use "

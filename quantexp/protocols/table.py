@@ -73,6 +73,7 @@ def _smoothquant(models: tuple[str, ...], alpha: float) -> tuple[Entry, ...]:
         **_ACTIVATION,
         **_data("pile", "pile_smoothquant", 512, 512),
         "method.alpha": alpha,
+        "method.alpha_grid": (),
     }
     # q, k and v as they leave their linears: whole tokens
     outputs = {
@@ -98,6 +99,29 @@ def _smoothquant(models: tuple[str, ...], alpha: float) -> tuple[Entry, ...]:
             varied=varied,
         ),
     )
+
+
+# --- AWQ (2306.00978) ---------------------------------------------------------------------------
+
+_AWQ = Entry(
+    "awq",
+    (*LLAMA2, *LLAMA3, DEMO),
+    tuple(f"w{bits}a16{group}" for bits in (4, 3, 2) for group in ("", "g128", "g64", "g32")),
+    {
+        **_weight("asymmetric_clamped"),
+        **_data("pile", "pile_smoothquant", 128, 512),
+        "method.scaling": True,
+        "method.clipping": True,
+        "method.grid": 20,
+        "method.gqa": "skip",
+    },
+    "mit-han-lab/llm-awq (awq/entry.py, awq/quantize/, scripts/), with any --q_group_size",
+    (
+        "the first 512 tokens of 128 documents that have them (official: 128 documents of at most "
+        "512 tokens each, joined and cut into windows of 512, about half as many tokens)",
+    ),
+    varied={"method.scaling": (True, False), "method.clipping": (True, False)},
+)
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -152,5 +176,6 @@ TABLE: tuple[Entry, ...] = (
         {**_FLATQUANT, "method.parametrization": "direct"},
         f"{_FLATQUANT_SOURCE}, Table 8",
     ),
+    _AWQ,
     *baselines.TABLE,
 )

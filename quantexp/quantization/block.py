@@ -14,7 +14,7 @@ from quantexp.quantization.attention import IMPLEMENTATION, AttentionQuantizers
 from quantexp.quantization.clipping import LearnedRange
 from quantexp.quantization.linear import QuantLinear
 from quantexp.quantization.quantizer import Quantizer
-from quantexp.quantization.transforms import Heads, Kronecker, Online, Transform
+from quantexp.quantization.transforms import Kronecker, Online, Transform, ValueTransform
 
 
 class TransformedNorm(nn.Module):
@@ -66,7 +66,7 @@ class QuantBlock:
         if site.norm is not None:
             norm = self.module.get_submodule(site.norm)
             _set(self.module, site.norm, TransformedNorm(norm, transform))
-        if isinstance(transform, Heads):
+        if isinstance(transform, ValueTransform):
             self.linears[self.architecture.value].heads = transform
             self.linears[self.architecture.value].fitting = True
 
@@ -117,6 +117,8 @@ class QuantBlock:
         for name, transform in self.transforms.items():
             self._absorb(name, transform)
             self._set_online(name, transform.online())
+        for linear in self.linears.values():
+            linear.finish()
         self.attention.merge(stored)
         self.transforms = {}
 

@@ -1,4 +1,4 @@
-"""Clipping: learned range factors, the learned clamp of weights, and the MSE grid."""
+"""Clipping: learned range factors, clamps of weights (learned, given), and the MSE grid."""
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,23 @@ class LearnedClamp(nn.Module):
         low = lower * cut.amin(-1, keepdim=True)
         high = upper * cut.amax(-1, keepdim=True)
         return torch.minimum(torch.maximum(cut, low), high).flatten(1)
+
+
+class FixedClamp(nn.Module):
+    """Clamps each weight to ±ratio·max|w| of its group (AWQ's clip)."""
+
+    ratio: Tensor
+
+    def __init__(self, ratio: Tensor) -> None:
+        """Takes ratios (O, G, 1) in (0, 1]."""
+        super().__init__()
+        self.register_buffer("ratio", ratio)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The clamped weight, (O, C); a ratio of 1 leaves a group exactly as it is."""
+        cut = weight.unflatten(-1, (self.ratio.shape[1], -1))
+        limit = cut.abs().amax(-1, keepdim=True) * self.ratio.to(weight.dtype)
+        return torch.minimum(torch.maximum(cut, -limit), limit).flatten(1)
 
 
 @torch.no_grad()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantexp.config import BitsConfig
-from quantexp.quantization.clipping import LearnedClamp
+from quantexp.quantization.clipping import FixedClamp, LearnedClamp
 from quantexp.quantization.packing import pack, unpack
 from quantexp.quantization.quantizer import Quantizer, integer_range
 from quantexp.quantization.rounding import IntegerWeight
-from quantexp.quantization.transforms import Heads, Online, Transform
+from quantexp.quantization.transforms import Online, Transform, ValueTransform
 
 
 class QuantLinear(nn.Module):
@@ -27,8 +27,9 @@ class QuantLinear(nn.Module):
     Attributes:
         weight: (O, C), a parameter that is never trained.
         site: Transform of the site that this layer reads; its inverse acts on the columns.
-        heads: Transform whose P_v acts on the rows (the value projection), or ``None``.
+        heads: Transform that acts on the rows (of the value projection), or ``None``.
         clamp: Learned clamp of the weight, or ``None``.
+        final_clamp: Clamp of the weight as it will be rounded, or ``None``.
         online: Online transform of the input, where no norm carries it.
         fitting: Whether weights are derived from the parameters at every call.
         observer: Called with the quantized input (B, T, C), for Hessians and ranges.
@@ -44,8 +45,9 @@ class QuantLinear(nn.Module):
         self.input_quantizer = Quantizer(bits.activation)
         self.weight_quantizer = Quantizer(bits.weight)
         self.site: Transform | None = None
-        self.heads: Heads | None = None
+        self.heads: ValueTransform | None = None
         self.clamp: LearnedClamp | None = None
+        self.final_clamp: FixedClamp | None = None
         self.online: Transform | Online | None = None
         self.fitting = False
         self.integers: IntegerWeight | None = None
@@ -64,7 +66,13 @@ class QuantLinear(nn.Module):
         return functional.linear(x, self.weight_quantizer(weight), bias)
 
     def derived(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias after input transform, clamp and output transform, in this order."""
+        """Weight and bias after input transform, clamp, output transform and final clamp."""
+        weight, bias = self._transformed()
+        if self.final_clamp is not None:
+            weight = self.final_clamp(weight)
+        return weight, bias
+
+    def _transformed(self) -> tuple[Tensor, Tensor | None]:
         weight: Tensor = self.weight
         bias = self.bias
         if self.site is not None:
@@ -77,14 +85,25 @@ class QuantLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Folds what fitting learned into the weight, in float64."""
+        """Folds what fitting learned into the weight, in float64; :meth:`finish` comes later."""
         own = self.weight.dtype
         self.weight.data = self.weight.data.double()
-        weight, bias = self.derived()
+        weight, bias = self._transformed()
         self.weight.data = weight.to(own)
         if bias is not None and self.bias is not None:
             self.bias.data = bias.to(own)
         self.site, self.heads, self.clamp, self.fitting = None, None, None, False
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Clamps the merged weight, once its rows have the scale in which they are rounded.
+
+        Where a clamp cuts both ends, an asymmetric scheme's zero point is a tie (3.5 at 3 bits)
+        that the last bit of the weight decides: it must be the bit that the search saw.
+        """
+        if self.final_clamp is not None:
+            self.weight.data = self.final_clamp(self.weight.data)
+            self.final_clamp = None
 
     @torch.no_grad()
     def set_integers(self, rounded: IntegerWeight) -> None:

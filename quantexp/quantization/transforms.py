@@ -69,8 +69,7 @@ class Diagonal(Transform):
         return self.scale.detach()
 
     def conditions(self) -> dict[str, float]:
-        size = self.scale.detach().abs()
-        return {"diagonal": float(size.max() / size.min())}
+        return _spread(self.scale)
 
 
 class Kronecker(Transform):
@@ -106,7 +105,56 @@ class Kronecker(Transform):
         return {k: float(torch.linalg.cond(f.matrix)) for k, f in sides.items() if f is not None}
 
 
-class Heads(Kronecker):
+class ValueTransform(Transform):
+    """A transform of the output projection's input whose part within heads the values carry."""
+
+    def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Acts on the rows (O, C) of the value projection, and on its bias."""
+        raise NotImplementedError
+
+
+class ValueScale(ValueTransform):
+    """x ⊙ c at the input of the output projection, merged into the rows of the value projection.
+
+    With grouped queries each value channel feeds ``repeats`` channels of the site, one in each
+    head of its group: they share its factor. While fitting, the value projection derives its rows
+    from it, so that quantized values carry it; at merge it is absorbed like every diagonal.
+    """
+
+    def __init__(self, scale: Tensor, repeats: int, head_dim: int) -> None:
+        """Takes the factors (H_kv·D,) of the value projection's rows."""
+        super().__init__()
+        self.scale = nn.Parameter(scale)
+        self.repeats = repeats
+        self.head_dim = head_dim
+        self.frozen = False
+
+    def freeze(self, stored: torch.dtype) -> None:
+        self.frozen = True
+
+    def channel_scale(self) -> Tensor | None:
+        return self.scale.detach()
+
+    def weight_in(self, weight: Tensor) -> Tensor:
+        return weight / repeat_heads(self.scale, self.repeats, self.head_dim).to(weight.dtype)
+
+    def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.frozen:
+            return weight, bias
+        scale = self.scale.to(weight.dtype)
+        return weight * scale.unsqueeze(-1), None if bias is None else bias * scale
+
+    def conditions(self) -> dict[str, float]:
+        return _spread(self.scale)
+
+
+def repeat_heads(values: Tensor, repeats: int, head_dim: int) -> Tensor:
+    """Channels of key-value heads (H_kv·D,) → those of the query heads (H·D,) that read them."""
+    heads: Tensor = values.unflatten(0, (-1, head_dim)).repeat_interleave(repeats, 0)
+    return heads.flatten()
+
+
+class Heads(Kronecker, ValueTransform):
     """Input of the output projection (FlatQuant's P_o ⊗ P_v).
 
     P_o (H × H) mixes heads online. P_v (D × D) acts within each head; the values already carry
@@ -217,6 +265,11 @@ def kronecker_sizes(n: int) -> tuple[int, int]:
     pairs = [(a, n // a) for a in range(1, int(n**0.5) + 1) if n % a == 0]
     equal = [(a, b) for a, b in pairs if (a - b) % 2 == 0]
     return max(equal or pairs)
+
+
+def _spread(scale: Tensor) -> dict[str, float]:
+    size = scale.detach().abs()
+    return {"diagonal": float(size.max() / size.min())}
 
 
 def _matrix(factor: Factor | None) -> Tensor | None:

@@ -130,16 +130,17 @@ def follow(
 
 
 def unrounded(path: Path, method: str) -> ExperimentConfig:
-    """Activations, keys and values look quantized to the method, weights stay as they are."""
+    """All tensors look quantized to the method; of weights only where it asks for it."""
     try:
         return make_config(path, method, (16, 8, 8, 8))
-    except ConfigError as error:
-        pytest.skip(f"{method} needs quantized weights: {error}")
+    except ConfigError:
+        return make_config(path, method, (4, 8, 8, 8))
 
 
 def transparent(monkeypatch: pytest.MonkeyPatch) -> None:
     """All quantizers have, in effect, 16 bits; methods install their transforms all the same."""
     monkeypatch.setattr(Quantizer, "forward", lambda self, x: x)
+    monkeypatch.setattr(blocks._Loop, "_round", lambda *_: {})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -534,7 +535,10 @@ def test_static_activations_use_the_range_of_the_calibration_windows(
 ) -> None:
     static = {"granularity": "per_tensor", "dynamic": False, "scheme": scheme}
     tensors = dict.fromkeys(("activation", "key", "value"), static)
-    config = make_config(folders["llama"], method, (16, 8, 8, 8), tensors=tensors)
+    try:
+        config = make_config(folders["llama"], method, (16, 8, 8, 8), tensors=tensors)
+    except ConfigError:  # the method is about weights
+        config = make_config(folders["llama"], method, (8, 8, 8, 8), tensors=tensors)
     model = streamed(config)
     checkpoint = calibrated(model, config, TOKENS, tmp_path)
     found = stored_blocks(model, config, checkpoint)
@@ -550,7 +554,8 @@ def test_static_activations_use_the_range_of_the_calibration_windows(
 
 def _quantizers(block: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     for name, module in block.named_modules():
-        if isinstance(module, Quantizer) and module.active and not module.spec.dynamic:
+        forward = isinstance(module, Quantizer) and not name.endswith("weight_quantizer")
+        if forward and module.active and not module.spec.dynamic:
             yield name, module
 
 

@@ -8,7 +8,9 @@ import torch
 from helpers import calibrated, make_config, spy, streamed, tiny_llama, windows
 from torch import Tensor
 
+from quantexp import registry
 from quantexp.errors import ConfigError
+from quantexp.methods.smoothquant import SmoothQuantOptions
 from quantexp.quantization.block import QuantBlock
 
 TOKENS = windows()
@@ -72,6 +74,53 @@ def test_output_and_down_projections_stay_as_they_are(path: Path, tmp_path: Path
     for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
         assert torch.equal(saved[0][name], original.get_parameter(name).cpu())
     assert not any(name.startswith("online") for name in saved[0])
+
+
+GRID = [0.3, 0.5, 0.8]
+W4A4 = (4, 4, 16, 16)
+
+
+def test_the_grid_takes_the_alpha_of_least_block_error(path: Path, tmp_path: Path) -> None:
+    config = make_config(path, "smoothquant", W4A4, options={"alpha_grid": GRID})
+    model = streamed(config)
+    checkpoint = calibrated(model, config, TOKENS, tmp_path / "grid")
+    for index in range(model.blocks):
+        saved = checkpoint.saved_block(index)
+        assert saved is not None
+        tensors, report = saved
+        errors = report["alpha_errors"]
+        assert list(errors) == [str(a) for a in GRID]
+        assert errors[str(report["alpha"])] == min(errors.values())
+        # the block is the one of that alpha alone, whose error is the one that was searched
+        alone = make_config(path, "smoothquant", W4A4, options={"alpha": report["alpha"]})
+        other = calibrated(model, alone, TOKENS, tmp_path / str(report["alpha"]))
+        single = other.saved_block(index)
+        assert single is not None
+        assert all(torch.equal(tensors[name], single[0][name]) for name in single[0])
+    assert len(set(errors.values())) == len(GRID)
+
+
+def test_a_grid_is_judged_under_the_cells_bits(path: Path, tmp_path: Path) -> None:
+    found = []
+    for bits in (W4A4, (4, 16, 16, 16)):
+        config = make_config(path, "smoothquant", bits, options={"alpha_grid": GRID})
+        method = registry.method("smoothquant")(config.method.options)
+        assert method.uses_forward_bits
+        saved = calibrated(streamed(config), config, TOKENS, tmp_path / str(bits[1]))
+        block = saved.saved_block(0)
+        assert block is not None
+        found.append(block[1]["alpha_errors"])
+    assert found[0] != found[1]
+    assert not registry.method("smoothquant")(SmoothQuantOptions()).uses_forward_bits
+
+
+def test_a_grid_without_anything_quantized_or_out_of_range_is_refused(path: Path) -> None:
+    for bits, grid, said in [
+        ((16, 16, 4, 4), GRID, "every alpha gives the same"),
+        (W4A4, [0.5, 1.5], r"method\.alpha_grid\[1\]=1\.5.*0 to 1"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            make_config(path, "smoothquant", bits, options={"alpha_grid": grid})
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
