@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quantexp.quantization.clipping import LearnedClamp, LearnedRange
+from quantexp.quantization.clipping import LearnedClamp, LearnedRange, WeightRange
 
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
@@ -50,6 +50,8 @@ def fitted(quant: QuantBlock) -> dict[str, Any]:
     for path, linear in quant.linears.items():
         if isinstance(linear.clamp, LearnedClamp):
             clips[f"{path}.weight"] = _ratios(linear.clamp.logits)
+        if isinstance(linear.weight_quantizer.clip, WeightRange):
+            clips[f"{path}.weight"] = _ratios(linear.weight_quantizer.clip.logits)
     for name, quantizer in quant.quantizers():
         if isinstance(quantizer.clip, LearnedRange):
             clips[name] = _ratios(quantizer.clip.logits)
