@@ -104,6 +104,13 @@ class OmniQuant(Method):
                 "queries and keys is learned where one of them is quantized, and untied is there "
                 "only to compare with the official code; use method.letqk=tied"
             )
+        moved = config.rounding == "gptq" and config.gptq.act_order
+        if o.lwc and bits.weight.group_size and moved and not config.gptq.static_groups:
+            raise ConfigError(
+                "gptq.act_order=true with method.lwc and bits.weight.group_size="
+                f"{bits.weight.group_size}: GPTQ would form other groups than those whose ranges "
+                "were learned; set gptq.static_groups=true"
+            )
         if o.lwc and bits.weight.clip_search == "grid":
             raise ConfigError(
                 "bits.weight.clip_search=grid on top of method.lwc: weights would be clipped "
