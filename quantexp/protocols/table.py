@@ -142,7 +142,9 @@ def _omniquant_weights(models: tuple[str, ...], groups: tuple[str, ...]) -> tupl
     """Weight-only: LWC alone; 2 bits learn longer, with the second target."""
     three, four, two = (tuple(f"w{bits}a16{group}" for group in groups) for bits in (3, 4, 2))
     longer: dict[str, Any] = {"epochs": 40, "aug_loss": True}
-    return (_omniquant(models, three + four), _omniquant(models, two, **longer))
+    large = "Llama-2-70B at W2A16 without groups has no script: the smaller models' options"
+    deviations = (large,) if "llama2_70b" in models else ()
+    return (_omniquant(models, three + four), _omniquant(models, two, deviations, **longer))
 
 
 def _omniquant_activations(models: tuple[str, ...]) -> tuple[Entry, ...]:
