@@ -5,6 +5,8 @@ entry says so under ``deviations``. Seeds are no setting: they stay an axis of t
 ran the methods of others for their tables is in :mod:`quantexp.protocols.baselines`.
 """
 
+from typing import Any
+
 from quantexp.protocols import baselines
 from quantexp.protocols.entry import DEMO, LLAMA2, LLAMA3, Entry
 from quantexp.protocols.entry import data as _data
