@@ -116,7 +116,7 @@ def test_a_sweeps_own_line_yields_to_the_paper_but_the_command_line_does_not() -
 
 def test_the_demo_table_has_the_papers_rows() -> None:
     labels = [from_plain(data).label for data in named("flatquant_table1", ["model=demo"]).data]
-    assert labels == ["smoothquant", "flatquant", "flatquant+gptq"]
+    assert labels == ["smoothquant", "flatquant", "flatquant+gptq", "omniquant"]
 
 
 def test_the_ablation_has_all_eight_rows() -> None:
@@ -155,7 +155,8 @@ def test_a_sweep_is_a_union_of_products() -> None:
 
 def test_hydras_lists_are_understood() -> None:
     assert cells("seed=range(0,3)") == ["seed=0", "seed=1", "seed=2"]
-    assert cells("method=glob(*quant)") == ["method=flatquant", "method=smoothquant"]
+    quants = ("flatquant", "omniquant", "smoothquant")
+    assert cells("method=glob(*quant)") == [f"method={name}" for name in quants]
     assert cells("method=choice(rtn,gptq)") == ["method=rtn", "method=gptq"]
 
 
@@ -297,7 +298,10 @@ WRONG = [
     ("sweep=quickstart --cfg job", "--cfg", "leave it out"),
     ("sweep=quickstart hydra.verbose=true", "hydra.verbose", "leave it out"),
     ("sweep=quickstart method.epoch=1", "method.epoch'", "did you mean 'method.epochs'"),
-    ("sweep=quickstart method=rtn method.epochs=1", "epochs belongs to flatquant, not to rtn"),
+    (
+        "sweep=quickstart method=rtn method.epochs=1",
+        "epochs belongs to flatquant, omniquant, not to rtn",
+    ),
     ("sweep=quickstart method=flatquan", "error: unknown method 'flatquan'", "'flatquant'"),
     ("sweep=quickstart data.num_sample=3", "error: unknown key 'data.num_sample'", "num_samples"),
     ("sweep=quickstart seed=interval(0,1)", "interval", "range(0,3)"),
@@ -306,7 +310,11 @@ WRONG = [
     ("sweep=group", "sweeps/group.yaml, grid 2", "flatquan", "did you mean 'flatquant'"),
     ("sweep=key", "sweeps/key.yaml, grid 1", "bits.weight.bit'", "'bits.weight.bits'"),
     ("sweep=common", "sweeps/common.yaml, common", "bits"),
-    ("sweep=option", "sweeps/option.yaml, grid 1", "epochs belongs to flatquant, not to rtn"),
+    (
+        "sweep=option",
+        "sweeps/option.yaml, grid 1",
+        "epochs belongs to flatquant, omniquant, not to rtn",
+    ),
     ("sweep=syntax", "sweeps/syntax.yaml, grid 1", "rtn", "did you mean method=rtn"),
     ("sweep=quote", "sweeps/quote.yaml, grid 1", "quotation"),
     ("sweep=exclude", "sweeps/exclude.yaml", "bits=w8a8", "matches no cell"),

@@ -303,7 +303,8 @@ class _Loop:
                 )
         if self.config.rounding == "rtn":
             for linear in quant.linears.values():
-                linear.set_integers(rtn(linear.weight.data, spec, stored))
+                factors = linear.range_factors()
+                linear.set_integers(rtn(linear.weight.data, spec, stored, factors))
             return {}
         assert self.quantized is not None
         options = self.config.gptq
@@ -324,8 +325,9 @@ class _Loop:
                 linear.observer = None
                 try:
                     rounded, note = gptq(
-                        linear.weight.data, hessians[path].matrix, spec, options, stored
-                    )
+                        linear.weight.data, hessians[path].matrix, spec, options, stored,
+                        linear.range_factors(),
+                    )  # fmt: skip
                 except CalibrationError as error:
                     raise CalibrationError(f"block {index}, {path}: {error}") from error
                 linear.set_integers(rounded)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quantexp.quantization.clipping import LearnedClamp, LearnedRange
+from quantexp.quantization.clipping import LearnedClamp, LearnedRange, WeightRange
 
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
@@ -52,6 +52,8 @@ def fitted(quant: QuantBlock) -> dict[str, Any]:
             clips[f"{path}.weight"] = _ratios(torch.sigmoid(linear.clamp.logits))
         if linear.final_clamp is not None:
             clips[f"{path}.weight"] = _ratios(linear.final_clamp.ratio)
+        if isinstance(linear.weight_quantizer.clip, WeightRange):
+            clips[f"{path}.weight"] = _ratios(torch.sigmoid(linear.weight_quantizer.clip.logits))
     for name, quantizer in quant.quantizers():
         if isinstance(quantizer.clip, LearnedRange):
             clips[name] = _ratios(torch.sigmoid(quantizer.clip.logits))

@@ -41,6 +41,7 @@ class Architecture:
     Attributes:
         layers: Path of the list of blocks in the model.
         attention: Path of the attention module in a block.
+        query: Path of its query projection (likewise ``key``, ``value``).
         sites: The sites of a block, in the order in which they are computed.
         sequential: Linears in the order in which GPTQ rounds them (true sequential).
     """
@@ -50,6 +51,8 @@ class Architecture:
     rotary: str
     final_norm: str
     attention: str
+    query: str
+    key: str
     value: str
     sites: tuple[Site, ...]
     sequential: tuple[tuple[str, ...], ...]
@@ -73,6 +76,8 @@ LLAMA = Architecture(
     rotary="model.rotary_emb",
     final_norm="model.norm",
     attention="self_attn",
+    query=_Q,
+    key=_K,
     value=_V,
     sites=(
         Site("attention_input", (_Q, _K, _V), norm="input_layernorm"),

@@ -55,6 +55,11 @@ class ModelSource:
         return int(self.config["num_attention_heads"])
 
     @property
+    def kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return int(self.config.get("num_key_value_heads") or self.heads)
+
+    @property
     def blocks(self) -> int:
         """Number of decoder blocks."""
         return int(self.config["num_hidden_layers"])

@@ -16,6 +16,8 @@ from quantexp.quantization.linear import QuantLinear
 from quantexp.quantization.quantizer import Quantizer
 from quantexp.quantization.transforms import Kronecker, Online, Transform, ValueTransform
 
+ONLINE_PARTS = ("left", "right", "shift")
+
 
 class TransformedNorm(nn.Module):
     """A norm followed by the online transform of the site that it feeds."""
@@ -27,6 +29,8 @@ class TransformedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The site's tensor (B, T, C), computed once for all linears that read it."""
+        if isinstance(self.transform, Transform):
+            return self.transform.normed(self.norm, x)
         out: Tensor = self.transform(self.norm(x))
         return out
 
@@ -36,6 +40,7 @@ class QuantBlock:
 
     Attributes:
         module: The block, to be called as before.
+        bits: What is quantized in it.
         linears: The quantized linears by path.
         attention: Quantizers of keys, values and queries.
         transforms: The transform of each site that has one.
@@ -44,6 +49,7 @@ class QuantBlock:
     def __init__(self, module: nn.Module, architecture: Architecture, bits: BitsConfig) -> None:
         self.module = module
         self.architecture = architecture
+        self.bits = bits
         self.linears: dict[str, QuantLinear] = {}
         self.transforms: dict[str, Transform] = {}
         for path in architecture.linears:
@@ -67,8 +73,12 @@ class QuantBlock:
             norm = self.module.get_submodule(site.norm)
             _set(self.module, site.norm, TransformedNorm(norm, transform))
         if isinstance(transform, ValueTransform):
-            self.linears[self.architecture.value].heads = transform
-            self.linears[self.architecture.value].fitting = True
+            self.install_rows(self.architecture.value, transform)
+
+    def install_rows(self, path: str, transform: Transform) -> None:
+        """Puts a transform on the rows of a linear; what undoes it is the caller's matter."""
+        self.linears[path].heads = transform
+        self.linears[path].fitting = True
 
     def install_keys(self, transform: Kronecker) -> None:
         """Puts a transform on keys, its inverse transpose on queries, after RoPE."""
@@ -81,7 +91,7 @@ class QuantBlock:
 
     def refresh(self) -> None:
         """Recomputes all transforms from their parameters: once per step, before the forward."""
-        for transform in self.transforms.values():
+        for transform in self._installed():
             transform.refresh()
         if self.attention.transform is not None:
             self.attention.transform.refresh()
@@ -93,12 +103,15 @@ class QuantBlock:
         for name in ("key", "value", "query"):
             yield name, getattr(self.attention, name)
 
+    def all_quantizers(self) -> list[Quantizer]:
+        """Those of :meth:`quantizers`, and the weights'."""
+        forward = [quantizer for _, quantizer in self.quantizers()]
+        return forward + [linear.weight_quantizer for linear in self.linears.values()]
+
     @contextmanager
     def bypass(self, *, weights: bool = True) -> Iterator[None]:
         """Within it nothing is quantized; ``weights=False`` leaves weights quantized."""
-        found = [quantizer for _, quantizer in self.quantizers()]
-        if weights:
-            found += [linear.weight_quantizer for linear in self.linears.values()]
+        found = self.all_quantizers() if weights else [q for _, q in self.quantizers()]
         for quantizer in found:
             quantizer.bypassed = True
         try:
@@ -110,7 +123,7 @@ class QuantBlock:
     @torch.no_grad()
     def merge(self, stored: torch.dtype) -> None:
         """Folds transforms and clamps into weights, norms and what precedes each site."""
-        for transform in self.transforms.values():
+        for transform in self._installed():
             transform.freeze(stored)
         for linear in self.linears.values():
             linear.merge()
@@ -131,9 +144,9 @@ class QuantBlock:
         for name, parameter in self._others():
             found[name] = parameter.data
         for name, online in self._onlines():
-            for side in ("left", "right"):
-                if getattr(online, side) is not None:
-                    found[f"online.{name}.{side}"] = getattr(online, side)
+            for part in ONLINE_PARTS:
+                if getattr(online, part) is not None:
+                    found[f"online.{name}.{part}"] = getattr(online, part)
         found = {k: v.to(stored) if v.is_floating_point() else v for k, v in found.items()}
         # Ranges and clips are a handful of scalars: they keep their precision.
         for name, quantizer in self.quantizers():
@@ -152,8 +165,8 @@ class QuantBlock:
         for name, parameter in self._others():
             parameter.data = state[name].to(parameter.dtype)
         for name in {k.split(".")[1] for k in state if k.startswith("online.")}:
-            left, right = (state.get(f"online.{name}.{side}") for side in ("left", "right"))
-            self._set_online(name, Online(left, right))
+            parts = (state.get(f"online.{name}.{part}") for part in ONLINE_PARTS)
+            self._set_online(name, Online(*parts))
         for name, quantizer in self.quantizers():
             if f"clip.{name}" in state and quantizer.active:
                 clip = LearnedRange()
@@ -162,6 +175,11 @@ class QuantBlock:
                 quantizer.clip = clip
             if f"range.{name}" in state:
                 quantizer.low, quantizer.high = state[f"range.{name}"].unbind()
+
+    def _installed(self) -> list[Transform]:
+        """Each transform once: those of the sites and those on rows alone."""
+        rows = [linear.heads for linear in self.linears.values() if linear.heads is not None]
+        return list(dict.fromkeys([*self.transforms.values(), *rows]))
 
     def _others(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters outside the quantized linears (norms, …) under their original names."""

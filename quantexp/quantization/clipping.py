@@ -1,5 +1,7 @@
 """Clipping: learned range factors, clamps of weights (learned, given), and the MSE grid."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ INITIAL_LOGIT = 4.0  # sigmoid(4) = 0.982: both papers start a little inside the
 class LearnedRange(nn.Module):
     """Range factors σ(logit) for the upper and the lower end (LCT on A, K, V; FlatQuant §3.1).
 
-    One pair of scalars per quantizer.
+    One pair of scalars per quantizer; they shrink the parts above and below zero.
     """
 
     def __init__(self) -> None:
@@ -22,6 +24,30 @@ class LearnedRange(nn.Module):
     def forward(self, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         """Shrinks the range; shapes as given."""
         upper, lower = torch.sigmoid(self.logits.to(lo.dtype))
+        return lo.clamp(max=0) * lower, hi.clamp(min=0) * upper
+
+
+class WeightRange(nn.Module):
+    """Range factors σ(logit) of each weight row or group (LWC; OmniQuant, equation 2).
+
+    They decide scale and zero point; the weight itself is not clamped first. A range need not
+    hold zero, so that both ends are scaled as they are.
+    """
+
+    def __init__(self, rows: int, groups: int = 1) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.full((2, rows, groups, 1), INITIAL_LOGIT))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Factors (O, G, 1) of the lower and of the upper end."""
+        upper, lower = torch.sigmoid(self.logits)
+        return lower, upper
+
+    def forward(self, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales the ends, (O, G, 1), or (O, 1) of rows that are not cut into groups."""
+        lower, upper = (f.to(lo.dtype) for f in self.factors())
+        if lo.dim() == 2:
+            lower, upper = lower.squeeze(-1), upper.squeeze(-1)
         return lo * lower, hi * upper
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantexp.config import BitsConfig
-from quantexp.quantization.clipping import FixedClamp, LearnedClamp
+from quantexp.quantization.clipping import FixedClamp, LearnedClamp, WeightRange
 from quantexp.quantization.packing import pack, unpack
 from quantexp.quantization.quantizer import Quantizer, integer_range
-from quantexp.quantization.rounding import IntegerWeight
-from quantexp.quantization.transforms import Online, Transform, ValueTransform
+from quantexp.quantization.rounding import Factors, IntegerWeight
+from quantexp.quantization.transforms import Online, Transform
 
 
 class QuantLinear(nn.Module):
@@ -27,7 +27,7 @@ class QuantLinear(nn.Module):
     Attributes:
         weight: (O, C), a parameter that is never trained.
         site: Transform of the site that this layer reads; its inverse acts on the columns.
-        heads: Transform that acts on the rows (of the value projection), or ``None``.
+        heads: Transform that acts on the rows, within each head (value, query, key), or ``None``.
         clamp: Learned clamp of the weight, or ``None``.
         final_clamp: Clamp of the weight as it will be rounded, or ``None``.
         online: Online transform of the input, where no norm carries it.
@@ -45,7 +45,7 @@ class QuantLinear(nn.Module):
         self.input_quantizer = Quantizer(bits.activation)
         self.weight_quantizer = Quantizer(bits.weight)
         self.site: Transform | None = None
-        self.heads: ValueTransform | None = None
+        self.heads: Transform | None = None
         self.clamp: LearnedClamp | None = None
         self.final_clamp: FixedClamp | None = None
         self.online: Transform | Online | None = None
@@ -76,6 +76,7 @@ class QuantLinear(nn.Module):
         weight: Tensor = self.weight
         bias = self.bias
         if self.site is not None:
+            bias = self.site.bias_in(weight, bias)
             weight = self.site.weight_in(weight)
         if self.clamp is not None:
             weight = self.clamp(weight)
@@ -90,8 +91,8 @@ class QuantLinear(nn.Module):
         self.weight.data = self.weight.data.double()
         weight, bias = self._transformed()
         self.weight.data = weight.to(own)
-        if bias is not None and self.bias is not None:
-            self.bias.data = bias.to(own)
+        if bias is not None:
+            self.bias = nn.Parameter(bias.to(own), requires_grad=False)
         self.site, self.heads, self.clamp, self.fitting = None, None, None, False
 
     @torch.no_grad()
@@ -104,6 +105,11 @@ class QuantLinear(nn.Module):
         if self.final_clamp is not None:
             self.weight.data = self.final_clamp(self.weight.data)
             self.final_clamp = None
+
+    def range_factors(self) -> Factors | None:
+        """Learned factors of the weight's ranges, if there are any."""
+        clip = self.weight_quantizer.clip
+        return clip.factors() if isinstance(clip, WeightRange) else None
 
     @torch.no_grad()
     def set_integers(self, rounded: IntegerWeight) -> None:
@@ -133,8 +139,8 @@ class QuantLinear(nn.Module):
     def load(self, state: dict[str, Tensor]) -> None:
         """The inverse of :meth:`state`."""
         own = self.weight.dtype
-        if self.bias is not None:
-            self.bias.data = state["bias"].to(own)
+        if "bias" in state:
+            self.bias = nn.Parameter(state["bias"].to(own), requires_grad=False)
         if "packed" not in state:
             self.weight.data = state["weight"].to(own)
             return

@@ -133,6 +133,7 @@ class Quantizer(nn.Module):
         clip: Learned range factors, or ``None`` (see :class:`~quantexp.quantization.clipping`).
         observing: Takes note of its input's range instead of quantizing it.
         bypassed: Returns its input for now (:meth:`QuantBlock.bypass`).
+        zero_gradient: Gradients pass through the rounding of zero points too.
         low: Stored range of a static quantizer, after :meth:`observe`.
     """
 
@@ -145,6 +146,7 @@ class Quantizer(nn.Module):
         self.clip: nn.Module | None = None
         self.observing = False
         self.bypassed = False
+        self.zero_gradient = True
         self.register_buffer("low", None)
         self.register_buffer("high", None)
 
@@ -183,11 +185,11 @@ class Quantizer(nn.Module):
             assert self.high is not None
             lo, hi = self.low.to(groups.dtype), self.high.to(groups.dtype)
         if self.clip is not None:
-            # the learned factors shrink the parts above and below zero (FlatQuant, LCT)
-            lo, hi = self.clip(lo.clamp(max=0), hi.clamp(min=0))
+            lo, hi = self.clip(lo, hi)
         if self.spec.clip_ratio != 1.0:
             lo, hi = lo * self.spec.clip_ratio, hi * self.spec.clip_ratio
-        return scale_and_zero(lo, hi, self.spec.bits, self.spec.scheme)
+        scale, zero = scale_and_zero(lo, hi, self.spec.bits, self.spec.scheme)
+        return scale, zero if self.zero_gradient else zero.detach()
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:

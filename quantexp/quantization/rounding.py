@@ -12,6 +12,8 @@ from quantexp.quantization.quantizer import scale_and_zero, to_integers
 
 _DAMPING_STEPS = 3  # damping, 10 x damping, 100 x damping
 
+Factors = tuple[Tensor, Tensor]  # learned factors (O, G, 1) of a range's lower and upper end
+
 
 @dataclass(frozen=True)
 class IntegerWeight:
@@ -44,16 +46,19 @@ class IntegerWeight:
         return weight.to(dtype)
 
 
-def rtn(weight: Tensor, spec: TensorQuantization, stored: torch.dtype) -> IntegerWeight:
+def rtn(
+    weight: Tensor, spec: TensorQuantization, stored: torch.dtype, factors: Factors | None = None
+) -> IntegerWeight:
     """Rounds each weight to the nearest level.
 
     Args:
         weight: (O, C).
         spec: Bits, scheme, granularity.
         stored: Dtype of the scales in the checkpoint; integers are made with the stored scale.
+        factors: Of the range of each group, where a method has learned them.
     """
     groups = _groups(weight, spec)
-    scale, zero = _parameters(groups, spec, stored)
+    scale, zero = _parameters(groups, spec, stored, factors)
     q = to_integers(groups, scale.to(weight.dtype).unsqueeze(-1), zero.unsqueeze(-1), *_kind(spec))
     return IntegerWeight(q.flatten(1).to(torch.int16), scale, zero.to(torch.int16), spec)
 
@@ -73,6 +78,7 @@ def gptq(
     spec: TensorQuantization,
     options: GPTQConfig,
     stored: torch.dtype,
+    factors: Factors | None = None,
 ) -> tuple[IntegerWeight, GPTQReport]:
     """Rounds column by column and spreads each error over the columns that are left.
 
@@ -82,6 +88,7 @@ def gptq(
         spec: Bits, scheme, granularity.
         options: Damping, block size, act order, static groups.
         stored: Dtype of the scales in the checkpoint.
+        factors: Of the range of each group, where a method has learned them.
 
     Raises:
         CalibrationError: The Hessian is not finite, or not positive definite at any damping.
@@ -101,7 +108,7 @@ def gptq(
     zero = torch.empty(rows, C // size, dtype=W.dtype, device=W.device)
     fixed = size == C or options.static_groups
     if fixed:
-        scale, zero = _parameters(_groups(W, spec), spec, stored)
+        scale, zero = _parameters(_groups(W, spec), spec, stored, factors)
     order = H.diagonal().argsort(descending=True, stable=True) if options.act_order else None
     columns = torch.arange(C, device=W.device)
     if order is not None:
@@ -119,7 +126,8 @@ def gptq(
             group = groups[i]
             if not fixed and i % size == 0:
                 # scales of a group come from the columns as corrected so far
-                s, z = _parameters(_groups(W[:, i : i + size], spec), spec, stored)
+                own = factors and (factors[0][:, group, None], factors[1][:, group, None])
+                s, z = _parameters(_groups(W[:, i : i + size], spec), spec, stored, own)
                 scale[:, group], zero[:, group] = s[:, 0], z[:, 0]
             s, z = scale[:, group].to(W.dtype), zero[:, group]
             Q[:, i] = to_integers(W[:, i], s, z, *_kind(spec))
@@ -180,7 +188,7 @@ def _groups(weight: Tensor, spec: TensorQuantization) -> Tensor:
 
 
 def _parameters(
-    groups: Tensor, spec: TensorQuantization, stored: torch.dtype
+    groups: Tensor, spec: TensorQuantization, stored: torch.dtype, factors: Factors | None
 ) -> tuple[Tensor, Tensor]:
     """Scale (O, G) in its stored dtype and zero (O, G) of weight groups (O, G, g)."""
     lo, hi = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
@@ -188,6 +196,8 @@ def _parameters(
     if spec.clip_search == "grid":
         ratio = grid_search(groups, spec)
     lo, hi = lo * ratio, hi * ratio
+    if factors is not None:
+        lo, hi = lo * factors[0].to(lo.dtype), hi * factors[1].to(lo.dtype)
     if spec.granularity == "per_tensor":
         lo, hi = lo.amin().expand_as(lo), hi.amax().expand_as(hi)
     scale, zero = scale_and_zero(lo, hi, *_kind(spec))

@@ -31,9 +31,21 @@ class Transform(nn.Module):
         """The transformed activation."""
         return x
 
+    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """The transformed output of the norm that makes the site's tensor."""
+        return self.act(norm(x))
+
     def weight_in(self, weight: Tensor) -> Tensor:
         """The inverse transform on the input columns of a weight that reads the site."""
         return weight
+
+    def bias_in(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The bias of a linear that reads the site, given its untransformed weight."""
+        return bias
+
+    def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What a transform between a linear and its site does to the linear's rows and bias."""
+        return weight, bias
 
     def channel_scale(self) -> Tensor | None:
         """The diagonal part (C,), to be absorbed before the site, or ``None``."""
@@ -106,11 +118,10 @@ class Kronecker(Transform):
 
 
 class ValueTransform(Transform):
-    """A transform of the output projection's input whose part within heads the values carry."""
+    """A transform of the output projection's input whose part within heads the values carry.
 
-    def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Acts on the rows (O, C) of the value projection, and on its bias."""
-        raise NotImplementedError
+    That part, :meth:`weight_out`, acts on the rows of the value projection.
+    """
 
 
 class ValueScale(ValueTransform):
@@ -225,19 +236,23 @@ class Composition(Transform):
 
 
 class Online(nn.Module):
-    """A merged transform: fixed matrices applied to activations when the model runs."""
+    """A merged transform: fixed matrices and a shift, applied when the model runs."""
 
     left: Tensor | None
     right: Tensor | None
+    shift: Tensor | None
 
-    def __init__(self, left: Tensor | None, right: Tensor | None) -> None:
+    def __init__(
+        self, left: Tensor | None, right: Tensor | None, shift: Tensor | None = None
+    ) -> None:
         super().__init__()
-        self.register_buffer("left", None if left is None else left.detach())
-        self.register_buffer("right", None if right is None else right.detach())
+        for name, part in (("left", left), ("right", right), ("shift", shift)):
+            self.register_buffer(name, None if part is None else part.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (P1 ⊗ P2), same shape and dtype as ``x``."""
-        return apply_kronecker(x, self.left, self.right)
+        """x (P1 ⊗ P2) + shift, same shape and dtype as ``x``."""
+        x = apply_kronecker(x, self.left, self.right)
+        return x if self.shift is None else x + self.shift.to(x.dtype)
 
 
 def apply_kronecker(x: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:

@@ -119,6 +119,22 @@ def test_flatquant_is_the_recipe_of_its_scripts() -> None:
     assert read("flatquant", "qwen2_5_7b", "w4a4kv4").method.options.parametrization == "direct"
 
 
+def test_omniquant_learns_scales_where_activations_are_quantized() -> None:
+    for precision, epochs, aug in (("w2a16g64", 40, True), ("w3a16", 20, False)):
+        config = read("omniquant", "llama2_70b", precision)
+        o = config.method.options
+        assert (o.epochs, o.aug_loss, o.let, o.lwc) == (epochs, aug, "off", True)
+        assert config.bits.weight.scheme == "asymmetric_free"
+        assert find(config.data).count == 128
+    for precision, rate, alpha in (("w6a6kv6q6", 5e-3, 0.5), ("w4a4kv4q4", 1e-3, 0.75)):
+        config = read("omniquant", "llama2_13b", precision)
+        o = config.method.options
+        assert (o.let, o.letqk, o.let_lr, o.alpha, o.epochs) == ("on", "untied", rate, alpha, 20)
+        assert config.bits.query.scheme == config.bits.key.scheme == "asymmetric_free"
+    o = read("omniquant", "demo", "w4a4kv4q4").method.options
+    assert (o.let, o.letqk, o.letvo) == ("on", "off", False)
+
+
 def test_the_demo_model_keeps_its_own_text() -> None:
     config = read("gptq", "demo")
     assert (config.data.corpus, config.data.seq_len) == ("pydocs", 256)

@@ -1,0 +1,234 @@
+"""OmniQuant (arXiv 2308.13137): learned ranges of weights (LWC), learned channel scales (LET).
+
+LWC (section 3.2): hi = σ(u)·max(W), lo = σ(l)·min(W) for each row or group. LET (section 3.3):
+activations are divided by s, weights multiplied by it, at both norms, between values and output
+projection, and between queries and keys. Both are trained on the block's output error
+(equation 1), with inputs as the quantized blocks before make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quantexp.errors import ConfigError, unknown
+from quantexp.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from quantexp.calibration.blocks import CalibrationBlock
+    from quantexp.config import BitsConfig, ExperimentConfig
+    from quantexp.models.source import ModelSource
+
+
+@dataclass(frozen=True)
+class OmniQuantOptions:
+    """The official code's recipe for LLaMA.
+
+    Attributes:
+        epochs: Passes over the calibration windows per block.
+        batch_size: Windows per step.
+        lwc: Learn weight ranges.
+        lwc_lr: Their learning rate (the paper swaps the two rates; this is the code's).
+        let: Learn channel scales: ``on``, ``off``, or ``auto``: where linear inputs, keys, values
+            or queries are quantized, as the official scripts do for LLaMA.
+        let_lr: Learning rate of scales and shifts.
+        letqk: Scale between queries and keys. ``tied`` has s_i = s_{i+D/2}, which RoPE leaves
+            alone; ``untied`` is the official code's, which changes the function that is
+            quantized; ``off``.
+        letvo: Scale between values and output projection.
+        shift: Learn shifts beside the scales (the paper's LLaMA-13B at W4A4: 10.87 with, 11.47
+            without; the official code has them off for LLaMA).
+        init: Of the scales: ``smoothquant`` or ``ones``.
+        alpha: Migration strength of ``init=smoothquant``.
+        aug_loss: Add the error against the unquantized block on the quantized inputs.
+        zero_gradient: Gradients pass through the rounding of zero points as they do through that
+            of weights. The official code forgets them there, so that a range learns less from
+            the values that it cuts off.
+    """
+
+    epochs: int = 20
+    batch_size: int = 1
+    lwc: bool = True
+    lwc_lr: float = 1e-2
+    let: str = "auto"
+    let_lr: float = 5e-3
+    letqk: str = "tied"
+    letvo: bool = True
+    shift: bool = False
+    init: str = "smoothquant"
+    alpha: float = 0.5
+    aug_loss: bool = False
+    zero_gradient: bool = False
+
+
+class OmniQuant(Method):
+    """Fits one block on the quantized stream; targets are the unquantized model's outputs."""
+
+    Options = OmniQuantOptions
+    streams = ("fp", "quantized")
+    uses_forward_bits = True
+
+    @classmethod
+    def check(cls, config: ExperimentConfig) -> None:
+        """Refuses rates, counts and choices outside their range, and what would learn nothing."""
+        o, bits = config.method.options, config.bits
+        for key in ("epochs", "batch_size", "lwc_lr", "let_lr"):
+            if not getattr(o, key) > 0:
+                raise ConfigError(f"method.{key}={getattr(o, key)} must be greater than 0")
+        if not 0 <= o.alpha <= 1:
+            raise ConfigError(f"method.alpha={o.alpha} is out of range: allowed 0 to 1")
+        choices = {
+            "let": ("auto", "on", "off"),
+            "letqk": ("tied", "untied", "off"),
+            "init": ("smoothquant", "ones"),
+        }
+        for key, allowed in choices.items():
+            if getattr(o, key) not in allowed:
+                raise ConfigError(unknown(f"method.{key}", getattr(o, key), allowed))
+        let = scales_are_learned(o, bits)
+        if not (o.lwc or let):
+            raise ConfigError(
+                f"method=omniquant with lwc=false, let={o.let} and bits={bits.label} learns "
+                "nothing: set method.lwc=true or method.let=on, or use method=rtn"
+            )
+        if o.shift and not let:
+            raise ConfigError(
+                f"method.shift=true with let={o.let} and bits={bits.label}: shifts are learned "
+                "with the scales, and there are none; set method.let=on or method.shift=false"
+            )
+        if o.letqk == "untied" and not (let and (bits.key.active or bits.query.active)):
+            raise ConfigError(
+                f"method.letqk=untied with let={o.let} and bits={bits.label}: a scale between "
+                "queries and keys is learned where one of them is quantized, and untied is there "
+                "only to compare with the official code; use method.letqk=tied"
+            )
+        moved = config.rounding == "gptq" and config.gptq.act_order
+        if o.lwc and bits.weight.group_size and moved and not config.gptq.static_groups:
+            raise ConfigError(
+                "gptq.act_order=true with method.lwc and bits.weight.group_size="
+                f"{bits.weight.group_size}: GPTQ would form other groups than those whose ranges "
+                "were learned; set gptq.static_groups=true"
+            )
+        if o.lwc and bits.weight.clip_search == "grid":
+            raise ConfigError(
+                "bits.weight.clip_search=grid on top of method.lwc: weights would be clipped "
+                "twice; set one of them off"
+            )
+
+    @classmethod
+    def check_model(cls, config: ExperimentConfig, model: ModelSource) -> None:
+        """Refuses untied scales under GQA, where the official code does not run."""
+        if config.method.options.letqk == "untied" and model.heads != model.kv_heads:
+            raise ConfigError(
+                f"method.letqk=untied needs as many key heads as query heads (the model has "
+                f"{model.kv_heads} and {model.heads}): it is there only to compare with the "
+                "official code, which has no GQA; use method.letqk=tied"
+            )
+
+    def fit(self, block: CalibrationBlock) -> dict[str, Any]:
+        """Installs scales and ranges, then trains them (equation 1)."""
+        from quantexp.calibration.gradient import ParameterGroup, fit_output
+
+        o = self.options
+        targets = [block.targets]
+        if o.aug_loss:
+            targets.append(block.unquantized(block.quantized_inputs))
+        scales = self._install_let(block)
+        ranges = self._install_lwc(block) if o.lwc else []
+        if not (scales or ranges):
+            return {}
+        for quantizer in block.quant.all_quantizers():
+            quantizer.zero_gradient = o.zero_gradient
+        block.quant.start_fitting()
+        losses = fit_output(
+            block,
+            [ParameterGroup(scales, o.let_lr), ParameterGroup(ranges, o.lwc_lr)],
+            block.quantized_inputs,
+            targets,
+            epochs=o.epochs,
+            batch_size=o.batch_size,
+            weight_decay=0.0,
+        )
+        return {"loss": losses}
+
+    def _install_lwc(self, block: CalibrationBlock) -> list[nn.Parameter]:
+        """u and l of each weight row or group (equation 2)."""
+        from quantexp.quantization.clipping import WeightRange
+
+        found = []
+        for linear in block.quant.linears.values():
+            spec = linear.weight_quantizer.spec
+            if spec.active:
+                rows, columns = linear.weight.shape
+                if spec.granularity == "per_tensor":
+                    rows = 1
+                learned = WeightRange(rows, columns // (spec.group_size or columns))
+                linear.weight_quantizer.clip = learned.to(block.device)
+                found.append(learned.logits)
+        return found
+
+    def _install_let(self, block: CalibrationBlock) -> list[nn.Parameter]:
+        """s (and δ) at the norms, between v and o, between q and k (equations 3 to 5).
+
+        down_proj has none: its gradients are unstable (section 3.3).
+        """
+        import torch
+        from torch import nn
+
+        from quantexp.quantization.scaling import RowScaling, Scaling, ValueScaling
+
+        o, quant = self.options, block.quant
+        bits = quant.bits
+        if not scales_are_learned(o, bits):
+            return []
+        names, found = quant.architecture, []
+        linears = bits.weight.active or bits.activation.active
+        attention = quant.module.get_submodule(names.attention)
+        head_dim = int(attention.head_dim)  # type: ignore[arg-type]
+        heads = quant.linears[names.query].weight.shape[0] // head_dim
+        kv_heads = quant.linears[names.value].weight.shape[0] // head_dim
+        repeats = heads // kv_heads
+        if linears:
+            # the official code looks at the weights of one linear of each site alone
+            for name, path in (
+                ("attention_input", names.query),
+                ("mlp_input", names.site("mlp_output").previous),
+            ):
+                assert path is not None
+                s = self._initial(block.channel_max[path], [quant.linears[path].weight])
+                quant.install(name, Scaling(s.to(block.device), o.shift))
+        if o.letvo and (linears or bits.value.active):
+            (path,) = names.site("attention_output").linears
+            split = (kv_heads, repeats, head_dim)
+            x_max = block.channel_max[path].unflatten(0, split).amax(1).flatten()
+            weights = quant.linears[path].weight.unflatten(1, split).unbind(2)
+            s = self._initial(x_max, [w.flatten(1) for w in weights])
+            scaling = ValueScaling(s.to(block.device), repeats, head_dim, o.shift)
+            quant.install("attention_output", scaling)
+        for transform in quant.transforms.values():
+            found += list(transform.parameters())
+        if o.letqk != "off" and (bits.key.active or bits.query.active):
+            width = head_dim // 2 if o.letqk == "tied" else head_dim
+            shared = nn.Parameter(torch.ones(kv_heads, width, device=block.device))
+            quant.install_rows(names.query, RowScaling(shared, head_dim, repeats, divide=True))
+            quant.install_rows(names.key, RowScaling(shared, head_dim, 1, divide=False))
+            found.append(shared)
+        return found
+
+    def _initial(self, x_max: Tensor, weights: list[Tensor]) -> Tensor:
+        """Where a scale starts (appendix A1: as in SmoothQuant)."""
+        import torch
+
+        from quantexp.quantization.smoothing import smoothing_scale
+
+        if self.options.init == "ones":
+            return torch.ones_like(x_max)
+        return smoothing_scale(x_max, weights, self.options.alpha)
+
+
+def scales_are_learned(options: OmniQuantOptions, bits: BitsConfig) -> bool:
+    """Whether LET is on for these bits."""
+    forward = (bits.activation, bits.key, bits.value, bits.query)
+    return options.let == "on" or (options.let == "auto" and any(spec.active for spec in forward))
