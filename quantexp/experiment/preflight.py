@@ -39,6 +39,7 @@ def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
         yield refuse
         return
     yield lambda: _groups(cell, model)
+    yield lambda: cell.method.check_model(cell.config, model)
     if cell.quantized and (cell.needs_windows or cell.config.evaluation.block_error_windows):
         yield lambda: _windows("data", "data.seq_len", cell.windows, model)
     asked = cell.config.evaluation

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
     from quantexp.config import ExperimentConfig
+    from quantexp.models.source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Method:
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:
         """Refuses options or combinations that make no sense for this method.
+
+        Raises:
+            ConfigError: With the value, what is allowed and the fix.
+        """
+
+    @classmethod
+    def check_model(cls, config: ExperimentConfig, model: ModelSource) -> None:
+        """Refuses what this model's sizes do not allow; reads config.json, never weights.
 
         Raises:
             ConfigError: With the value, what is allowed and the fix.
