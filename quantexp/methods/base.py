@@ -57,7 +57,7 @@ class Method:
 
     @classmethod
     def check_model(cls, config: ExperimentConfig, model: ModelSource) -> None:
-        """Refuses options that make no sense for a model; reads its ``config.json`` at most.
+        """Refuses what this model's sizes do not allow; reads config.json, never weights.
 
         Raises:
             ConfigError: With the value, what is allowed and the fix.

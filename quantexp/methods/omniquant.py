@@ -43,9 +43,8 @@ class OmniQuantOptions:
         init: Of the scales: ``smoothquant`` or ``ones``.
         alpha: Migration strength of ``init=smoothquant``.
         aug_loss: Add the error against the unquantized block on the quantized inputs.
-        zero_gradient: Gradients pass through the rounding of zero points as they do through that
-            of weights. The official code forgets them there, so that a range learns less from
-            the values that it cuts off.
+        zero_point_gradient: Gradients pass through the rounding of zero points too. The official
+            code forgets them there, so that a range learns less from the values that it cuts off.
     """
 
     epochs: int = 20
@@ -60,7 +59,7 @@ class OmniQuantOptions:
     init: str = "smoothquant"
     alpha: float = 0.5
     aug_loss: bool = False
-    zero_gradient: bool = False
+    zero_point_gradient: bool = False
 
 
 class OmniQuant(Method):
@@ -140,7 +139,7 @@ class OmniQuant(Method):
         if not (scales or ranges):
             return {}
         for quantizer in block.quant.all_quantizers():
-            quantizer.zero_gradient = o.zero_gradient
+            quantizer.zero_gradient = o.zero_point_gradient
         block.quant.start_fitting()
         losses = fit_output(
             block,

@@ -46,6 +46,7 @@ class IntegerWeight:
         return weight.to(dtype)
 
 
+@torch.no_grad()
 def rtn(
     weight: Tensor, spec: TensorQuantization, stored: torch.dtype, factors: Factors | None = None
 ) -> IntegerWeight:
@@ -72,6 +73,7 @@ class GPTQReport:
     loss: float
 
 
+@torch.no_grad()
 def gptq(
     weight: Tensor,
     hessian: Tensor,

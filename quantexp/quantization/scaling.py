@@ -27,11 +27,11 @@ class Scaling(Transform):
         self.scale = nn.Parameter(scale)
         self.shift = nn.Parameter(torch.zeros_like(scale)) if shift else None
 
-    def refresh(self) -> None:
+    def prepare(self) -> None:
         keep_from_zero(self.scale)
 
     def freeze(self, stored: torch.dtype) -> None:
-        self.refresh()
+        self.prepare()
 
     def act(self, x: Tensor) -> Tensor:
         if self.shift is not None:
@@ -60,7 +60,7 @@ class Scaling(Transform):
     def online(self) -> Online | None:
         if self.shift is None:
             return None
-        return Online(None, None, -self.shift * (1 / self.scale))
+        return Online(None, None, shift=-self.shift * (1 / self.scale))
 
     def conditions(self) -> dict[str, float]:
         size = self.scale.detach().abs()
@@ -122,11 +122,11 @@ class RowScaling(Transform):
         self.repeats = repeats
         self.divide = divide
 
-    def refresh(self) -> None:
+    def prepare(self) -> None:
         keep_from_zero(self.scale)
 
     def freeze(self, stored: torch.dtype) -> None:
-        self.refresh()
+        self.prepare()
 
     def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         s = self.scale.to(weight.dtype)
