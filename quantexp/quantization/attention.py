@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -19,12 +20,15 @@ from quantexp.quantization.quantizer import Quantizer
 from quantexp.quantization.transforms import Kronecker, Online
 
 IMPLEMENTATION = "quantexp"
+NARROW = 16  # channels of a head below which it is padded while fitting
 
 
 class AttentionQuantizers(nn.Module):
-    """Quantizers of K, V and Q of one attention module, and the transform of keys.
+    """Quantizers of K, V and Q of one attention module, and the transforms of keys and values.
 
     ``transform`` is FlatQuant's P_h: k' = k P_h and q' = q P_h^-T leave q kᵀ unchanged.
+    ``value_transform`` is its P_v where values are transformed online; the output projection
+    undoes it.
     """
 
     def __init__(self, bits: BitsConfig) -> None:
@@ -33,8 +37,14 @@ class AttentionQuantizers(nn.Module):
         self.value = Quantizer(bits.value)
         self.query = Quantizer(bits.query)
         self.transform: Kronecker | None = None
+        self.value_transform: Kronecker | None = None
         self.key_online: Online | None = None
         self.query_online: Online | None = None
+        self.value_online: Online | None = None
+
+    def transforms(self) -> list[Kronecker]:
+        """Those that are there."""
+        return [t for t in (self.transform, self.value_transform) if t is not None]
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Transformed and fake-quantized q, k, v; shapes unchanged."""
@@ -42,17 +52,25 @@ class AttentionQuantizers(nn.Module):
             key, query = self.transform.act(key), self.transform.weight_in(query)
         if self.key_online is not None and self.query_online is not None:
             key, query = self.key_online(key), self.query_online(query)
+        if self.value_transform is not None:
+            value = self.value_transform.act(value)
+        if self.value_online is not None:
+            value = self.value_online(value)
         return self.query(query), self.key(key), self.value(value)
 
     def merge(self, stored: torch.dtype) -> None:
-        """Fixes the transform; it stays online, since RoPE stands between it and the weights."""
+        """Fixes the transforms; they stay online: RoPE stands between P_h and the weights."""
         if self.transform is not None:
             self.transform.freeze(stored)
             right = self.transform.right
             assert right is not None
-            self.key_online = Online(None, right.matrix)
+            self.key_online = self.transform.online()
             self.query_online = Online(None, right.inverse_transpose)
             self.transform = None
+        if self.value_transform is not None:
+            self.value_transform.freeze(stored)
+            self.value_online = self.value_transform.online()
+            self.value_transform = None
 
 
 def attention(
@@ -67,10 +85,13 @@ def attention(
     quantizers = getattr(module, IMPLEMENTATION, None)
     if quantizers is not None:
         query, key, value = quantizers(query, key, value)
-    out: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, **kwargs
-    )
-    return out
+    width = query.shape[-1]
+    if width < NARROW and query.requires_grad:
+        # the CPU's kernel for training is a third faster on padded heads; zeros add nothing
+        query, key, value = (pad(x, (0, NARROW - width)) for x in (query, key, value))
+        kwargs["scaling"] = kwargs.get("scaling") or width**-0.5
+    out, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return out[..., :width], weights
 
 
 def register() -> None:

@@ -12,7 +12,8 @@ from quantexp.config import BitsConfig
 from quantexp.models.architectures import Architecture
 from quantexp.quantization.attention import IMPLEMENTATION, AttentionQuantizers
 from quantexp.quantization.clipping import LearnedRange
-from quantexp.quantization.linear import QuantLinear
+from quantexp.quantization.factors import refresh_all
+from quantexp.quantization.linear import QuantLinear, Siblings
 from quantexp.quantization.quantizer import Quantizer
 from quantexp.quantization.transforms import Kronecker, Online, Transform, ValueTransform
 
@@ -72,7 +73,7 @@ class QuantBlock:
         if site.norm is not None:
             norm = self.module.get_submodule(site.norm)
             _set(self.module, site.norm, TransformedNorm(norm, transform))
-        if isinstance(transform, ValueTransform):
+        if isinstance(transform, ValueTransform) and transform.merged:
             self.install_rows(self.architecture.value, transform)
 
     def install_rows(self, path: str, transform: Transform) -> None:
@@ -84,17 +85,31 @@ class QuantBlock:
         """Puts a transform on keys, its inverse transpose on queries, after RoPE."""
         self.attention.transform = transform
 
+    def install_values(self, transform: Kronecker) -> None:
+        """Puts a transform on values, online: P_v where it is not merged into the projection."""
+        self.attention.value_transform = transform
+
     def start_fitting(self) -> None:
         """Weights are derived from the parameters at every call from now on."""
         for linear in self.linears.values():
             linear.fitting = True
+        for site in self.architecture.sites:
+            linears = [self.linears[path] for path in site.linears]
+            if Siblings.possible(linears):
+                siblings = Siblings(linears)
+                for linear in linears:
+                    linear.siblings = siblings
 
     def refresh(self) -> None:
         """Recomputes all transforms from their parameters: once per step, before the forward."""
-        for transform in self._installed():
-            transform.refresh()
-        if self.attention.transform is not None:
-            self.attention.transform.refresh()
+        transforms = [*self._installed(), *self.attention.transforms()]
+        # P_v may be a factor of two
+        refresh_all({id(f): f for transform in transforms for f in transform.factors()}.values())
+        for transform in transforms:
+            transform.prepare()
+        for linear in self.linears.values():
+            if linear.siblings is not None:
+                linear.siblings.invalidate()
 
     def quantizers(self) -> Iterator[tuple[str, Quantizer]]:
         """Forward-time quantizers by name: linear inputs, then key, value and query."""
@@ -149,6 +164,9 @@ class QuantBlock:
                     found[f"online.{name}.{part}"] = getattr(online, part)
         found = {k: v.to(stored) if v.is_floating_point() else v for k, v in found.items()}
         # Ranges and clips are a handful of scalars: they keep their precision.
+        for name, online in self._onlines():
+            if online.clip is not None:
+                found[f"online.{name}.clip"] = online.clip
         for name, quantizer in self.quantizers():
             if isinstance(quantizer.clip, LearnedRange):
                 found[f"clip.{name}"] = quantizer.clip.logits.data
@@ -165,7 +183,7 @@ class QuantBlock:
         for name, parameter in self._others():
             parameter.data = state[name].to(parameter.dtype)
         for name in {k.split(".")[1] for k in state if k.startswith("online.")}:
-            parts = (state.get(f"online.{name}.{part}") for part in ONLINE_PARTS)
+            parts = (state.get(f"online.{name}.{part}") for part in (*ONLINE_PARTS, "clip"))
             self._set_online(name, Online(*parts))
         for name, quantizer in self.quantizers():
             if f"clip.{name}" in state and quantizer.active:
@@ -202,7 +220,7 @@ class QuantBlock:
                 holder = norm.transform if isinstance(norm, TransformedNorm) else None
             if isinstance(holder, Online):
                 yield site.name, holder
-        for name in ("key", "query"):
+        for name in ("key", "query", "value"):
             online = getattr(self.attention, f"{name}_online")
             if online is not None:
                 yield name, online
@@ -225,7 +243,7 @@ class QuantBlock:
                 parameter.data = (parameter.data.double() * rows).to(parameter.dtype)
 
     def _set_online(self, name: str, online: Online | None) -> None:
-        if name in ("key", "query"):
+        if name in ("key", "query", "value"):
             setattr(self.attention, f"{name}_online", online)
             return
         site = self.architecture.site(name)

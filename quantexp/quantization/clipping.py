@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from quantexp.config import TensorQuantization
-from quantexp.quantization.quantizer import scale_and_zero, to_integers
+from quantexp.quantization.quantizer import extremes, scale_and_zero, to_integers
 
 INITIAL_LOGIT = 4.0  # sigmoid(4) = 0.982: both papers start a little inside the range
 
@@ -23,8 +23,13 @@ class LearnedRange(nn.Module):
 
     def forward(self, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         """Shrinks the range; shapes as given."""
-        upper, lower = torch.sigmoid(self.logits.to(lo.dtype))
+        upper, lower = self.factors(lo.dtype)
         return lo.clamp(max=0) * lower, hi.clamp(min=0) * upper
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Factors of the upper and the lower end."""
+        upper, lower = torch.sigmoid(self.logits.to(dtype)).unbind()
+        return upper, lower
 
 
 class WeightRange(nn.Module):
@@ -64,11 +69,15 @@ class LearnedClamp(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The clamped weight, (O, C)."""
-        cut = weight.unflatten(-1, (self.logits.shape[2], -1))
-        upper, lower = torch.sigmoid(self.logits.to(weight.dtype))
-        low = lower * cut.amin(-1, keepdim=True)
-        high = upper * cut.amax(-1, keepdim=True)
-        return torch.minimum(torch.maximum(cut, low), high).flatten(1)
+        return clamp_rows(weight, self.logits)
+
+
+def clamp_rows(weight: Tensor, logits: Tensor) -> Tensor:
+    """A weight (O, C) clamped by the thresholds of ``logits`` (2, O, G, 1)."""
+    cut = weight.unflatten(-1, (logits.shape[2], -1))
+    upper, lower = torch.sigmoid(logits.to(weight.dtype))
+    low, high = extremes(cut)
+    return torch.clamp(cut, lower * low, upper * high).flatten(1)
 
 
 class FixedClamp(nn.Module):

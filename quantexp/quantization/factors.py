@@ -4,10 +4,15 @@
 a step computes them once however many weights use them.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from quantexp.quantization.sizes import hadamard
 
 
 class Factor(nn.Module, ABC):
@@ -41,18 +46,38 @@ class SVDFactor(Factor):
 
     FlatQuant, section 3.1. U and V are Cayley maps of free matrices R: with the skew
     A = tril(R) - tril(R)ᵀ, U = (I - A/2)^-1 (I + A/2). d starts at 1.
+
+    With ``base``, an orthogonal matrix, P = U diag(d) Vᵀ base: a start that no U Vᵀ may reach.
     """
 
-    def __init__(self, initial: tuple[Tensor, Tensor]) -> None:
+    base: Tensor | None
+
+    def __init__(self, initial: tuple[Tensor, Tensor], base: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("base", base)
         self.left = nn.Parameter(initial[0])
         self.right = nn.Parameter(initial[1])
         self.diagonal = nn.Parameter(torch.ones_like(initial[0][0]))
         self.refresh()
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        U, V = cayley(torch.stack([self.left, self.right])).unbind()
-        return (U * self.diagonal) @ V.T, (U / self.diagonal) @ V.T
+        [found] = SVDFactor.compute_all([self])
+        return found
+
+    @staticmethod
+    def compute_all(factors: Sequence[SVDFactor]) -> list[tuple[Tensor, Tensor]]:
+        """P and P^-T of factors of one size, by one batched solve."""
+        U, V = (
+            cayley(torch.stack([r for f in factors for r in (f.left, f.right)]))
+            .unflatten(0, (-1, 2))
+            .unbind(1)
+        )
+        d = torch.stack([f.diagonal for f in factors]).unsqueeze(1)
+        both = torch.stack([U * d, U / d]) @ V.mT
+        bases = [f.base for f in factors if f.base is not None]
+        if bases:  # of all or of none: the factors of a block start alike
+            both = both @ torch.stack(bases)
+        return list(zip(*(side.unbind() for side in both.unbind()), strict=True))
 
 
 class FreeFactor(Factor):
@@ -67,6 +92,19 @@ class FreeFactor(Factor):
         inverse = torch.linalg.inv(self.weight.double())
         # a view: the parameter itself would be registered a second time, as ``matrix``
         return self.weight.view_as(self.weight), inverse.T.to(self.weight.dtype)
+
+
+def refresh_all(factors: Iterable[Factor]) -> None:
+    """:meth:`Factor.refresh` of all, those of one size together: a block has many small ones."""
+    sizes: dict[int, list[SVDFactor]] = {}
+    for factor in factors:
+        if isinstance(factor, SVDFactor):
+            sizes.setdefault(len(factor.left), []).append(factor)
+        else:
+            factor.refresh()
+    for equal in sizes.values():
+        for factor, found in zip(equal, SVDFactor.compute_all(equal), strict=True):
+            factor.matrix, factor.inverse_transpose = found
 
 
 def cayley(R: Tensor) -> Tensor:
@@ -92,13 +130,19 @@ def make_factor(n: int, parametrization: str, init: str, generator: torch.Genera
         n: Rows and columns.
         parametrization: ``svd`` or ``direct``.
         init: ``random`` (the official code: random orthogonal matrices, for ``svd`` as the
-            free matrices of the Cayley map) or ``identity``.
+            free matrices of the Cayley map), ``hadamard`` (H/√n) or ``identity``.
         generator: Source of the random numbers, on the CPU so that devices agree.
     """
-    if init == "identity":
+    if init != "random":
+        start = torch.eye(n)
+        if init == "hadamard":
+            rows = hadamard(n)
+            assert rows is not None, n
+            start = torch.tensor(rows, dtype=start.dtype) / n**0.5
         if parametrization == "direct":
-            return FreeFactor(torch.eye(n))
-        return SVDFactor((torch.zeros(n, n), torch.zeros(n, n)))
+            return FreeFactor(start)
+        base = start if init == "hadamard" else None
+        return SVDFactor((torch.zeros(n, n), torch.zeros(n, n)), base)
     if parametrization == "direct":
         return FreeFactor(random_orthogonal(n, generator))
     return SVDFactor((random_orthogonal(n, generator), random_orthogonal(n, generator)))

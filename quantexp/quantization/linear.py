@@ -7,14 +7,14 @@ weight is what the integers say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quantexp.config import BitsConfig
-from quantexp.quantization.clipping import FixedClamp, LearnedClamp, WeightRange
+from quantexp.quantization.clipping import FixedClamp, LearnedClamp, WeightRange, clamp_rows
 from quantexp.quantization.packing import pack, unpack
 from quantexp.quantization.quantizer import Quantizer, integer_range
 from quantexp.quantization.rounding import Factors, IntegerWeight
@@ -30,8 +30,10 @@ class QuantLinear(nn.Module):
         heads: Transform that acts on the rows, within each head (value, query, key), or ``None``.
         clamp: Learned clamp of the weight, or ``None``.
         final_clamp: Clamp of the weight as it will be rounded, or ``None``.
+        clamp_first: Whether it acts on the weight as it is, before the transforms.
         online: Online transform of the input, where no norm carries it.
         fitting: Whether weights are derived from the parameters at every call.
+        siblings: Linears of the same site whose small weights are derived in one go, or ``None``.
         observer: Called with the quantized input (B, T, C), for Hessians and ranges.
     """
 
@@ -48,8 +50,10 @@ class QuantLinear(nn.Module):
         self.heads: Transform | None = None
         self.clamp: LearnedClamp | None = None
         self.final_clamp: FixedClamp | None = None
+        self.clamp_first = False
         self.online: Transform | Online | None = None
         self.fitting = False
+        self.siblings: Siblings | None = None
         self.integers: IntegerWeight | None = None
         self.observer: Callable[[Tensor], None] | None = None
 
@@ -62,11 +66,18 @@ class QuantLinear(nn.Module):
             self.observer(x)
         if not self.fitting:
             return functional.linear(x, self.weight, self.bias)
-        weight, bias = self.derived()
-        return functional.linear(x, self.weight_quantizer(weight), bias)
+        if self.siblings is not None:
+            weight, bias = self.siblings.derived(self)
+        else:
+            weight, bias = self.derived()
+            weight = self.weight_quantizer(weight)
+        return functional.linear(x, weight, bias)
 
     def derived(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias after input transform, clamp, output transform and final clamp."""
+        """Weight and bias after input transform, clamp, output transform and final clamp.
+
+        The clamp comes before the input transform if ``clamp_first``.
+        """
         weight, bias = self._transformed()
         if self.final_clamp is not None:
             weight = self.final_clamp(weight)
@@ -75,10 +86,12 @@ class QuantLinear(nn.Module):
     def _transformed(self) -> tuple[Tensor, Tensor | None]:
         weight: Tensor = self.weight
         bias = self.bias
+        if self.clamp is not None and self.clamp_first:
+            weight = self.clamp(weight)
         if self.site is not None:
             bias = self.site.bias_in(weight, bias)
             weight = self.site.weight_in(weight)
-        if self.clamp is not None:
+        if self.clamp is not None and not self.clamp_first:
             weight = self.clamp(weight)
         if self.heads is not None:
             weight, bias = self.heads.weight_out(weight, bias)
@@ -93,7 +106,8 @@ class QuantLinear(nn.Module):
         self.weight.data = weight.to(own)
         if bias is not None:
             self.bias = nn.Parameter(bias.to(own), requires_grad=False)
-        self.site, self.heads, self.clamp, self.fitting = None, None, None, False
+        self.site, self.heads, self.clamp, self.siblings = None, None, None, None
+        self.fitting = False
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -154,3 +168,63 @@ class QuantLinear(nn.Module):
             zero = torch.full_like(state["scale"], constant, dtype=torch.int16)
         group_index = state.get("group_index")
         self.set_integers(IntegerWeight(integers, state["scale"], zero, spec, group_index))
+
+
+class Siblings:
+    """Fitted weights of the linears of one site, derived together: once per step, on first use.
+
+    Rows do not see each other, so the result is that of :meth:`QuantLinear.derived` and the weight
+    quantizer for each. Worth it where weights are so small that starting an operation costs more
+    than the operation.
+    """
+
+    LARGEST = 1 << 20  # elements of all weights together
+
+    def __init__(self, linears: Sequence[QuantLinear]) -> None:
+        self._linears = list(linears)
+        self._found: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    @classmethod
+    def possible(cls, linears: Sequence[QuantLinear]) -> bool:
+        """Whether the linears' weights are small and quantized by row, clamped all or none."""
+        quantizer = linears[0].weight_quantizer
+        return (
+            len(linears) > 1
+            and sum(linear.weight.numel() for linear in linears) <= cls.LARGEST
+            and len({linear.clamp is None for linear in linears}) == 1
+            and all(x.weight_quantizer.clip is None and x.final_clamp is None for x in linears)
+            and quantizer.spec.granularity == "per_channel"
+        )
+
+    def invalidate(self) -> None:
+        """Parameters have changed."""
+        self._found = {}
+
+    def derived(self, linear: QuantLinear) -> tuple[Tensor, Tensor | None]:
+        """Fake-quantized weight, and bias, of one of the linears."""
+        if not self._found:
+            self._derive()
+        return self._found[id(linear)]
+
+    def _derive(self) -> None:
+        linears = self._linears
+        weight = torch.cat([linear.weight for linear in linears])
+        site, clamp_first = linears[0].site, linears[0].clamp_first
+        clamps: list[Tensor] = [x.clamp.logits for x in linears if x.clamp is not None]
+        if clamps and clamp_first:
+            weight = clamp_rows(weight, torch.cat(clamps, 1))
+        if site is not None:
+            weight = site.weight_in(weight)
+        if clamps and not clamp_first:
+            weight = clamp_rows(weight, torch.cat(clamps, 1))
+        rows = [len(linear.weight) for linear in linears]
+        biases = [x.bias if site is None else site.bias_in(x.weight, x.bias) for x in linears]
+        if any(linear.heads is not None for linear in linears):
+            parts = list(weight.split(rows))
+            for i, linear in enumerate(linears):
+                if linear.heads is not None:
+                    parts[i], biases[i] = linear.heads.weight_out(parts[i], biases[i])
+            weight = torch.cat(parts)
+        parts = list(linears[0].weight_quantizer(weight).split(rows))
+        found = zip(linears, parts, biases, strict=True)
+        self._found = {id(linear): (part, bias) for linear, part, bias in found}

@@ -89,6 +89,34 @@ def to_integers(x: Tensor, scale: Tensor, zero: Tensor, bits: int, scheme: str) 
     return (round_through(x / scale) + zero).clamp(least, most)
 
 
+class _Extremes(torch.autograd.Function):
+    """Smallest and largest value of each row; equal ones share the gradient.
+
+    What amin and amax do, without their boolean masks, which cost more than all the rest on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        lo, hi = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+        ctx.save_for_backward(x, lo, hi)
+        return lo, hi
+
+    @staticmethod
+    def backward(ctx: Any, to_lo: Tensor, to_hi: Tensor) -> Tensor:
+        x, lo, hi = ctx.saved_tensors
+        at = x.clone().eq_(hi)  # in place, the result is a float
+        to_x = at.mul_(to_hi / at.sum(-1, keepdim=True))
+        at = x.clone().eq_(lo)
+        out: Tensor = to_x.addcmul_(at, to_lo / at.sum(-1, keepdim=True))
+        return out
+
+
+def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value along the last dimension, (…, 1) each."""
+    lo, hi = _Extremes.apply(x)
+    return lo, hi
+
+
 class _FakeQuantize(torch.autograd.Function):
     """s(clamp(round(x/s)+z) - z) with the gradients that autograd would give, in fewer passes.
 
@@ -108,11 +136,11 @@ class _FakeQuantize(torch.autograd.Function):
         v, scale, zero = ctx.saved_tensors
         least, most = ctx.range
         level = v.round().add_(zero)
-        clamped = level.clamp(least, most)
-        inside = level == clamped
-        to_x = gradient * inside
+        # the gradient where the level is inside, else 0: in one pass, without a boolean mask
+        to_x = torch.ops.aten.hardtanh_backward(gradient, level, least - 0.5, most + 0.5)
         # d out / d s is q - z, less x/s where x moves with its level
-        to_scale = (gradient * clamped.sub_(zero)).sub_(to_x * v).sum(-1, keepdim=True)
+        q = level.clamp_(least, most).sub_(zero)
+        to_scale = q.mul_(gradient).addcmul_(to_x, v, value=-1).sum(-1, keepdim=True)
         to_zero = None
         if ctx.needs_input_grad[2]:
             to_zero = (to_x - gradient).sum(-1, keepdim=True) * scale
@@ -133,7 +161,8 @@ class Quantizer(nn.Module):
         clip: Learned range factors, or ``None`` (see :class:`~quantexp.quantization.clipping`).
         observing: Takes note of its input's range instead of quantizing it.
         bypassed: Returns its input for now (:meth:`QuantBlock.bypass`).
-        zero_gradient: Gradients pass through the rounding of zero points too.
+        zero_gradient: Whether the zero point passes a gradient to the range, straight through its
+            rounding; the official codes stop it there.
         low: Stored range of a static quantizer, after :meth:`observe`.
     """
 
@@ -146,7 +175,7 @@ class Quantizer(nn.Module):
         self.clip: nn.Module | None = None
         self.observing = False
         self.bypassed = False
-        self.zero_gradient = True
+        self.zero_gradient = False
         self.register_buffer("low", None)
         self.register_buffer("high", None)
 
@@ -164,9 +193,25 @@ class Quantizer(nn.Module):
             return x
         # float16 scales of quiet tokens underflow to 0 / 0, bfloat16 has too few digits for x / s
         groups = self.groups(x.float() if x.element_size() == 2 else x)
+        if torch.is_grad_enabled() and (out := self._in_one_step(groups)) is not None:
+            return self._ungroup(out, x).to(x.dtype)
         scale, zero = self.parameters_of(groups)
         out = fake_quantize(groups, scale, zero, self.spec.bits, self.spec.scheme)
         return self._ungroup(out, x).to(x.dtype)
+
+    def _in_one_step(self, groups: Tensor) -> Tensor | None:
+        """Range, clip and rounding as one autograd step, where ``dynamic.py`` knows the case."""
+        from quantexp.quantization import dynamic  # it reads the formulas above
+        from quantexp.quantization.clipping import LearnedRange
+
+        spec, clip = self.spec, self.clip
+        fixed = self.low is not None and spec.granularity == "per_tensor"
+        if spec.clip_ratio != 1.0 or fixed or self.zero_gradient:
+            return None
+        if spec.scheme not in dynamic.SCHEMES or not isinstance(clip, LearnedRange | None):
+            return None
+        ends = (None, None) if clip is None else clip.factors(groups.dtype)
+        return dynamic.fake_quantize_dynamic(groups, *ends, spec.bits, spec.scheme)
 
     def groups(self, x: Tensor) -> Tensor:
         """``x`` with one group along the last dimension: (…, G, g), or (1, numel) per tensor."""
@@ -180,7 +225,7 @@ class Quantizer(nn.Module):
     def parameters_of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero of each group, (…, 1)."""
         if self.spec.dynamic or self.spec.granularity != "per_tensor" or self.low is None:
-            lo, hi = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+            lo, hi = extremes(groups)
         else:
             assert self.high is not None
             lo, hi = self.low.to(groups.dtype), self.high.to(groups.dtype)

@@ -27,7 +27,7 @@ class Scaling(Transform):
         self.scale = nn.Parameter(scale)
         self.shift = nn.Parameter(torch.zeros_like(scale)) if shift else None
 
-    def refresh(self) -> None:
+    def prepare(self) -> None:
         keep_from_zero(self.scale)
 
     def freeze(self, stored: torch.dtype) -> None:
@@ -122,7 +122,7 @@ class RowScaling(Transform):
         self.repeats = repeats
         self.divide = divide
 
-    def refresh(self) -> None:
+    def prepare(self) -> None:
         keep_from_zero(self.scale)
 
     def freeze(self, stored: torch.dtype) -> None:

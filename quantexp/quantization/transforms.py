@@ -15,14 +15,27 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from quantexp.quantization.factors import Factor
+from quantexp.quantization.factors import Factor, refresh_all
+
+# Up to so many channels P1 ⊗ P2 is multiplied out once per step while fitting: one dense product
+# then costs less than two with tiny matrices and the transpositions between them.
+DENSE = 256
 
 
 class Transform(nn.Module):
     """Base: the identity."""
 
+    def factors(self) -> list[Factor]:
+        """Learned matrices, whose P and P^-T are recomputed once per step."""
+        return []
+
     def refresh(self) -> None:
-        """Recomputes the matrices from the parameters."""
+        """Recomputes all matrices from the parameters."""
+        refresh_all(self.factors())
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Derives what needs more than one factor, once all are refreshed."""
 
     def freeze(self, stored: torch.dtype) -> None:
         """Fixes the matrices as they will be stored (see :meth:`Factor.freeze`)."""
@@ -84,33 +97,80 @@ class Diagonal(Transform):
         return _spread(self.scale)
 
 
-class Kronecker(Transform):
-    """x (P1 ⊗ P2); with V = x as n1 × n2 (row-major), vec(P1ᵀ V P2). FlatQuant, equation 3."""
+class TokenClamp(nn.Module):
+    """Clamps each token to [σ(l_min)·min, σ(l_max)·max] of its own range (LCT before a transform).
 
-    def __init__(self, left: Factor | None, right: Factor | None) -> None:
+    Attributes:
+        logits: Of the upper and the lower threshold.
+    """
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.full((2,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The clamped tensor, same shape."""
+        return clamp_tokens(x, torch.sigmoid(self.logits))
+
+
+class Kronecker(Transform):
+    """x (P1 ⊗ P2); with V = x as n1 × n2 (row-major), vec(P1ᵀ V P2). FlatQuant, equation 3.
+
+    Attributes:
+        clamp: What cuts activations before the matrices, or ``None``.
+    """
+
+    def __init__(
+        self, left: Factor | None, right: Factor | None, clamp: TokenClamp | None = None
+    ) -> None:
         super().__init__()
         self.left = left
         self.right = right
+        self.clamp = clamp
+        self._dense: tuple[Tensor, Tensor] | None = None
 
-    def refresh(self) -> None:
-        for factor in self._factors():
-            factor.refresh()
-
-    def freeze(self, stored: torch.dtype) -> None:
-        for factor in self._factors():
-            factor.freeze(stored)
-
-    def _factors(self) -> list[Factor]:
+    def factors(self) -> list[Factor]:
         return [f for f in (self.left, self.right) if f is not None]
 
+    def prepare(self) -> None:
+        left, right = self.left, self.right
+        if left is None or right is None or len(left.matrix) * len(right.matrix) > DENSE:
+            return
+        self._dense = (
+            _kron(left.matrix, self._right_of_act(right)),
+            _kron(left.inverse_transpose, right.inverse_transpose),
+        )
+
+    def _right_of_act(self, right: Factor) -> Tensor:
+        return right.matrix
+
+    def freeze(self, stored: torch.dtype) -> None:
+        self._dense = None
+        for factor in self.factors():
+            factor.freeze(stored)
+
     def act(self, x: Tensor) -> Tensor:
-        return apply_kronecker(x, _matrix(self.left), _matrix(self.right))
+        if self.clamp is not None:
+            x = self.clamp(x)
+        if self._dense is not None:
+            return x @ self._dense[0].to(x.dtype)
+        return apply_kronecker(x, *self._sides())
+
+    def _sides(self) -> tuple[Tensor | None, Tensor | None]:
+        """P1 and P2 as far as they act online."""
+        return _matrix(self.left), _matrix(self.right)
 
     def weight_in(self, weight: Tensor) -> Tensor:
+        if self._dense is not None:
+            return weight @ self._dense[1].to(weight.dtype)
         return apply_kronecker(weight, _inverse(self.left), _inverse(self.right))
 
     def online(self) -> Online | None:
-        return Online(_matrix(self.left), _matrix(self.right))
+        left, right = self._sides()
+        if left is None and right is None and self.clamp is None:
+            return None
+        clip = None if self.clamp is None else torch.sigmoid(self.clamp.logits)
+        return Online(left, right, clip=clip)
 
     def conditions(self) -> dict[str, float]:
         sides = {"left": self.left, "right": self.right}
@@ -121,7 +181,12 @@ class ValueTransform(Transform):
     """A transform of the output projection's input whose part within heads the values carry.
 
     That part, :meth:`weight_out`, acts on the rows of the value projection.
+
+    Attributes:
+        merged: Whether the rows of the value projection bring it, or something online does.
     """
+
+    merged: bool = True
 
 
 class ValueScale(ValueTransform):
@@ -169,15 +234,28 @@ class Heads(Kronecker, ValueTransform):
     """Input of the output projection (FlatQuant's P_o ⊗ P_v).
 
     P_o (H × H) mixes heads online. P_v (D × D) acts within each head; the values already carry
-    it, since it is merged into the rows of the value projection (:meth:`weight_out`), so it
-    enters ``act`` nowhere.
+    it, since it is merged into the rows of the value projection (:meth:`weight_out`), or acts on
+    them online, so it enters ``act`` nowhere.
+
+    Attributes:
+        merged: Whether P_v is merged into the value projection.
     """
 
-    def act(self, x: Tensor) -> Tensor:
-        if self.left is None:
-            return x
-        # without P_v there is no right factor to tell the head size: it follows from P_o
-        return apply_kronecker(x, _matrix(self.left), None)
+    def __init__(
+        self,
+        left: Factor | None,
+        right: Factor | None,
+        clamp: TokenClamp | None = None,
+        merged: bool = True,
+    ) -> None:
+        super().__init__(left, right, clamp)
+        self.merged = merged
+
+    def _right_of_act(self, right: Factor) -> Tensor:
+        return torch.eye(len(right.matrix), dtype=right.matrix.dtype, device=right.matrix.device)
+
+    def _sides(self) -> tuple[Tensor | None, Tensor | None]:
+        return _matrix(self.left), None
 
     def weight_out(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """P_vᵀ on each head's rows of the value projection (and on its bias)."""
@@ -190,9 +268,6 @@ class Heads(Kronecker, ValueTransform):
             bias = apply_kronecker(bias, None, P)
         return weight, bias
 
-    def online(self) -> Online | None:
-        return Online(_matrix(self.left), None) if self.left is not None else None
-
 
 class Composition(Transform):
     """Transforms of one site, first to last; a diagonal part comes first."""
@@ -204,9 +279,12 @@ class Composition(Transform):
     def _parts(self) -> list[Transform]:
         return [p for p in self.parts if isinstance(p, Transform)]
 
-    def refresh(self) -> None:
+    def factors(self) -> list[Factor]:
+        return [f for part in self._parts() for f in part.factors()]
+
+    def prepare(self) -> None:
         for part in self._parts():
-            part.refresh()
+            part.prepare()
 
     def freeze(self, stored: torch.dtype) -> None:
         for part in self._parts():
@@ -236,23 +314,45 @@ class Composition(Transform):
 
 
 class Online(nn.Module):
-    """A merged transform: fixed matrices and a shift, applied when the model runs."""
+    """A merged transform: fixed matrices and a shift, applied when the model runs.
+
+    Attributes:
+        left: P1, or ``None`` for the identity.
+        right: P2, likewise.
+        shift: (C,) added afterwards.
+        clip: (2,) factors of the upper and the lower end of a token's range before the matrices.
+    """
 
     left: Tensor | None
     right: Tensor | None
     shift: Tensor | None
+    clip: Tensor | None
 
     def __init__(
-        self, left: Tensor | None, right: Tensor | None, shift: Tensor | None = None
+        self,
+        left: Tensor | None,
+        right: Tensor | None,
+        shift: Tensor | None = None,
+        clip: Tensor | None = None,
     ) -> None:
         super().__init__()
-        for name, part in (("left", left), ("right", right), ("shift", shift)):
+        parts = (("left", left), ("right", right), ("shift", shift), ("clip", clip))
+        for name, part in parts:
             self.register_buffer(name, None if part is None else part.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P1 ⊗ P2) + shift, same shape and dtype as ``x``."""
+        if self.clip is not None:
+            x = clamp_tokens(x, self.clip)
         x = apply_kronecker(x, self.left, self.right)
         return x if self.shift is None else x + self.shift.to(x.dtype)
+
+
+def clamp_tokens(x: Tensor, factors: Tensor) -> Tensor:
+    """``x`` (…, C) cut to its range along the last dimension times (upper, lower) ``factors``."""
+    upper, lower = factors.to(x.dtype)
+    lo, hi = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    return torch.clamp(x, lo.clamp(max=0) * lower, hi.clamp(min=0) * upper)
 
 
 def apply_kronecker(x: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
@@ -271,15 +371,11 @@ def apply_kronecker(x: Tensor, left: Tensor | None, right: Tensor | None) -> Ten
     return V.reshape(x.shape)
 
 
-def kronecker_sizes(n: int) -> tuple[int, int]:
-    """The closest pair of factors of ``n`` of equal parity (the official code's rule).
-
-    4096 → (64, 64), 11008 → (86, 128). Where no such pair exists (n ≡ 2 mod 4) the closest pair
-    of any parity is taken; the official search would not end.
-    """
-    pairs = [(a, n // a) for a in range(1, int(n**0.5) + 1) if n % a == 0]
-    equal = [(a, b) for a, b in pairs if (a - b) % 2 == 0]
-    return max(equal or pairs)
+def _kron(left: Tensor, right: Tensor) -> Tensor:
+    """P1 ⊗ P2; torch.kron does not take transposed matrices."""
+    product = left[:, None, :, None] * right[None, :, None, :]
+    n = len(left) * len(right)
+    return product.reshape(n, n)
 
 
 def _spread(scale: Tensor) -> dict[str, float]:

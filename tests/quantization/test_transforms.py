@@ -8,6 +8,7 @@ from helpers import relative
 from torch import Tensor
 
 from quantexp.quantization.factors import Factor, cayley, make_factor, random_orthogonal
+from quantexp.quantization.sizes import kronecker_sizes
 from quantexp.quantization.transforms import (
     Composition,
     Diagonal,
@@ -16,7 +17,6 @@ from quantexp.quantization.transforms import (
     Online,
     Transform,
     apply_kronecker,
-    kronecker_sizes,
 )
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
