@@ -59,7 +59,8 @@ class FlatQuantOptions:
         init: ``random`` (orthogonal, the official one), ``hadamard`` or ``identity``.
         scale_init: ``smoothquant`` (by ``alpha``) or ``one``.
         kronecker_hidden: Sizes [n1, n2] of the factors at the inputs of q, k, v and of gate, up;
-            ``None`` is the official rule (equal parity, as close as possible).
+            ``None`` is the official rule (equal parity, as close as possible), one ``None`` in it
+            what the other leaves, and 1 a full-size matrix on the other side.
         kronecker_intermediate: The same at the input of down.
         value_transform: P_v ``merged`` into v_proj, or ``online`` on the values (the official
             code's ``separate_vtrans``, its choice for LLaMA-3-70B).
@@ -81,8 +82,8 @@ class FlatQuantOptions:
     parametrization: str = "svd"
     init: str = "random"
     scale_init: str = "smoothquant"
-    kronecker_hidden: tuple[int, ...] | None = None
-    kronecker_intermediate: tuple[int, ...] | None = None
+    kronecker_hidden: tuple[int | None, ...] | None = None
+    kronecker_intermediate: tuple[int | None, ...] | None = None
     value_transform: str = "merged"
     precision: str = "fp32"
     zero_gradient: bool = False
@@ -136,9 +137,14 @@ class FlatQuant(Method):
             _unused(o, "scale_init", "method.per_channel_scaling=false has no scales")
         for key in ("kronecker_hidden", "kronecker_intermediate"):
             sizes = getattr(o, key)
-            if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):
+            if sizes is not None and (
+                len(sizes) != 2
+                or sizes == (None, None)
+                or any(n is not None and n < 1 for n in sizes)
+            ):
                 raise ConfigError(
-                    f"method.{key}={list(sizes)} must be two sizes of at least 1, as [64,86]"
+                    f"method.{key}={list(sizes)} must be two sizes of at least 1, as [64,86], or "
+                    "one and null, as [64,null]"
                 )
         if o.per_channel_scaling and bits.weight.granularity == "per_tensor":
             raise ConfigError(
@@ -168,12 +174,12 @@ class FlatQuant(Method):
         for key, width in (("hidden", model.hidden), ("intermediate", model.intermediate)):
             option = f"kronecker_{key}"
             given = getattr(o, option)
-            left, right = given or kronecker_sizes(width)
+            left, right = _sizes(given, width)
             if left * right != width:
                 pairs = [[n, width // n] for n in range(1, isqrt(width) + 1) if width % n == 0]
                 raise ConfigError(
-                    f"method.{option}={list(given)} multiplies to {left * right}, but the model's "
-                    f"{key} size is {width}: allowed {', '.join(map(str, pairs[::-1][:6]))} in "
+                    f"method.{option}={list(given)} does not multiply to the model's {key} size "
+                    f"{width}: allowed {', '.join(map(str, pairs[::-1][:6]))} in "
                     "either order, or null"
                 )
             found |= {f"method.{option}, left": left, f"method.{option}, right": right}
@@ -260,9 +266,9 @@ class FlatQuant(Method):
 
     def _sizes(self, site: Site, width: int) -> tuple[int, int]:
         o = self.options
-        given = o.kronecker_hidden if site.norm is not None else o.kronecker_intermediate
-        left, right = given or kronecker_sizes(width)
-        return left, right
+        return _sizes(
+            o.kronecker_hidden if site.norm is not None else o.kronecker_intermediate, width
+        )
 
     def _factor(self, n: int, block: CalibrationBlock) -> Factor:
         from quantexp.quantization.factors import make_factor
@@ -299,6 +305,14 @@ class FlatQuant(Method):
                 quantizer.clip = LearnedRange().to(block.device)
                 found += list(quantizer.clip.parameters())
         return found
+
+
+def _sizes(given: tuple[int | None, ...] | None, width: int) -> tuple[int, int]:
+    """The user's pair, the rest of ``width`` for a ``None`` in it, or the official rule's."""
+    if given is None:
+        return kronecker_sizes(width)
+    left, right = given
+    return left or width // (right or width), right or width // (left or width)
 
 
 def _unused(options: FlatQuantOptions, key: str, reason: str) -> None:

@@ -210,8 +210,8 @@ class Quantizer(nn.Module):
             return None
         if spec.scheme not in dynamic.SCHEMES or not isinstance(clip, LearnedRange | None):
             return None
-        ends = (None, None) if clip is None else clip.factors(groups.dtype)
-        return dynamic.fake_quantize_dynamic(groups, *ends, spec.bits, spec.scheme)
+        upper, lower = (None, None) if clip is None else clip.factors(groups.dtype)
+        return dynamic.fake_quantize_dynamic(groups, upper, lower, spec.bits, spec.scheme)
 
     def groups(self, x: Tensor) -> Tensor:
         """``x`` with one group along the last dimension: (…, G, g), or (1, numel) per tensor."""

@@ -25,10 +25,12 @@ from quantexp.calibration import gradient
 from quantexp.calibration.blocks import CalibrationBlock, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.errors import ConfigError
+from quantexp.experiment.cell import Cell
+from quantexp.experiment.preflight import problems
 from quantexp.quantization.clipping import LearnedClamp, LearnedRange
 from quantexp.quantization.factors import make_factor
-from quantexp.quantization.linear import QuantLinear
-from quantexp.quantization.transforms import Diagonal, Heads
+from quantexp.quantization.linear import QuantLinear, Siblings
+from quantexp.quantization.transforms import Diagonal, Heads, Kronecker
 
 TOKENS = windows()
 SITES = ("attention_input", "attention_output", "mlp_input", "mlp_output")
@@ -85,11 +87,22 @@ def test_o22_neutral_transforms_and_clips_are_plain_rounding(
         {"clipping": False},
         {"transform": False, "per_channel_scaling": False},
         {"init": "identity"},
+        {"init": "hadamard"},
+        {"init": "hadamard", "parametrization": "direct"},
+        {"clipping_position": "before"},
+        {"clipping_position": "before", "value_transform": "online"},
+        {"value_transform": "online"},
+        {"scale_init": "one"},
+        {"kronecker_hidden": [4, 16], "kronecker_intermediate": [1, None]},
+        {"precision": "bf16"},
+        {"zero_point_gradient": True},
     ],
 )
 def test_each_ablation_trains_rounds_and_loads(
     path: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
+    if options.get("init") == "hadamard":  # 172 channels have no Hadamard factors
+        path = tiny_llama(tmp_path / "model", intermediate_size=128)
     settings = quick("flatquant", epochs=6) | options
     config = make_config(path, "flatquant", (4, 4, 4, 4), options=settings)
     model = streamed(config)
@@ -121,6 +134,91 @@ def test_matrices_are_stored_where_figure_3_has_them(
     if bits[2] < 16:
         expected |= {"key.right": (16, 16), "query.right": (16, 16)}
     assert shapes == expected
+
+
+@pytest.mark.parametrize("bits", [(8, 8, 8, 8), (16, 16, 8, 8), (8, 16, 16, 16)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"value_transform": "online"},
+        {"clipping_position": "before"},
+        {"clipping_position": "before", "value_transform": "online"},
+    ],
+)
+def test_o22_the_merged_block_computes_what_was_fitted(
+    path: Path,
+    tmp_path: Path,
+    bits: tuple[int, int, int, int],
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def untrained(block: CalibrationBlock, *_: Any, **__: Any) -> list[float]:
+        block.quant.refresh()
+        with torch.no_grad():
+            seen.append((block.inputs, block.forward(block.inputs), block.targets))
+        return [0.0]
+
+    monkeypatch.setattr(gradient, "fit_output", untrained)
+    config = make_config(path, "flatquant", bits, options=options)
+    model = streamed(config)
+    checkpoint = calibrated(model, config, TOKENS, tmp_path)
+    inputs, fitted, target = seen[0]
+    block = stored_blocks(model, config, checkpoint)[0]
+    with torch.no_grad():
+        merged = block(inputs, **model.block_kwargs(TOKENS.shape[1], torch.float32)[0])
+    # a sum rounded otherwise moves an 8-bit integer now and then
+    assert relative(merged, fitted) < 5e-3
+    if "clipping_position" not in options:
+        assert relative(fitted, target) < 0.05
+
+
+def test_values_are_turned_online_where_asked(path: Path, tmp_path: Path) -> None:
+    options = quick("flatquant", value_transform="online", clipping_position="before")
+    config = make_config(path, "flatquant", (16, 16, 4, 4), options=options)
+    saved = calibrated(streamed(config), config, TOKENS, tmp_path).saved_block(0)
+    assert saved is not None
+    online = {k[7:]: tuple(v.shape) for k, v in saved[0].items() if k.startswith("online.")}
+    assert online == {
+        "key.right": (16, 16), "key.clip": (2,), "query.right": (16, 16),
+        "value.right": (16, 16), "value.clip": (2,),
+    }  # fmt: skip
+    assert not any(name.startswith("clip.") for name in saved[0])
+
+
+@torch.no_grad()
+def test_a_clamp_before_the_transform_acts_on_the_weight_as_it_is(path: Path) -> None:
+    config = make_config(path, "flatquant", (4, 4, 4, 4))
+    linear = QuantLinear(streamed(config).block(0, torch.float32).self_attn.o_proj, config.bits)
+    draw = torch.Generator().manual_seed(0)
+    linear.site = Heads(None, make_factor(16, "svd", "random", draw))
+    linear.clamp, linear.clamp_first = LearnedClamp(64), True
+    linear.clamp.logits.fill_(0)
+    expected = linear.site.weight_in(linear.clamp(linear.weight))
+    assert torch.equal(linear.derived()[0], expected)
+
+
+def test_weights_derived_together_are_those_derived_alone(path: Path) -> None:
+    config = make_config(path, "flatquant", (4, 4, 4, 4))
+    block = streamed(config).block(0, torch.float32)
+    draw = torch.Generator().manual_seed(0)
+    linears = [
+        QuantLinear(getattr(block.self_attn, f"{name}_proj"), config.bits).cpu() for name in "qkv"
+    ]
+    site = Kronecker(*(make_factor(8, "svd", "random", draw) for _ in "ab"))
+    for linear in linears:
+        linear.site, linear.clamp = site, LearnedClamp(len(linear.weight))
+    linears[2].heads = Heads(None, make_factor(16, "svd", "random", draw))
+    together = Siblings(linears)
+    for linear in linears:
+        weight, bias = together.derived(linear)
+        alone, own = linear.derived()
+        # 1e-7 of difference moves a 4-bit integer that lies on an edge
+        assert relative(weight, linear.weight_quantizer(alone)) < 0.01
+        assert (bias is None) == (own is None)
+        assert bias is None or relative(bias, own) < 1e-6
 
 
 def test_training_beats_rounding_on_a_model_with_outliers(path: Path, tmp_path: Path) -> None:
@@ -207,6 +305,14 @@ def test_a_last_batch_that_is_smaller_counts_by_its_windows(path: Path, tmp_path
         ({"parametrization": "svdd"}, "did you mean 'svd'"),
         ({"init": "randm"}, "did you mean 'random'"),
         ({"transform": False, "per_channel_scaling": False, "clipping": False}, "learns nothing"),
+        ({"precision": "fp8"}, "fp32"),
+        ({"clipping_position": "before", "transform": False}, "nothing to clip before"),
+        ({"clipping_position": "before", "clipping": False}, "nothing to clip before"),
+        ({"transform": False, "init": "hadamard"}, r"init=hadamard, but .*no matrices"),
+        ({"transform": False, "value_transform": "online"}, "no P_v"),
+        ({"per_channel_scaling": False, "scale_init": "one"}, "no scales"),
+        ({"kronecker_hidden": [4]}, r"kronecker_hidden=\[4\] must be two sizes"),
+        ({"kronecker_hidden": [None, None]}, "two sizes"),
     ],
 )
 def test_options_out_of_range_are_refused(
@@ -216,9 +322,38 @@ def test_options_out_of_range_are_refused(
         make_config(path, "flatquant", (4, 4, 4, 4), options=options)
 
 
-def test_two_clips_of_the_same_weights_are_refused(path: Path) -> None:
+@pytest.mark.parametrize(
+    "tensors", [{"weight": {"clip_search": "grid"}}, {"activation": {"clip_ratio": 0.9}}]
+)
+def test_two_clips_of_the_same_tensor_are_refused(path: Path, tensors: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="clipped twice"):
-        make_config(path, "flatquant", (4, 4, 4, 4), tensors={"weight": {"clip_search": "grid"}})
+        make_config(path, "flatquant", (4, 4, 4, 4), tensors=tensors)
+    make_config(path, "flatquant", (4, 4, 4, 4), tensors=tensors, options={"clipping": False})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kronecker_hidden": [8, 9]}, r"hidden size 64: allowed \[8, 8\], \[4, 16\]"),
+        ({"kronecker_intermediate": [3, None]}, "intermediate size 172"),
+        ({"init": "hadamard"}, r"size 86 \(method.kronecker_intermediate, right\)"),
+    ],
+)
+def test_factors_that_the_model_cannot_have_are_refused_before_any_work(
+    path: Path, options: dict[str, Any], message: str
+) -> None:
+    cell = Cell(make_config(path, "flatquant", (4, 4, 4, 4), options=options))
+    assert any(re.search(message, problem) for problem in problems(cell))
+
+
+def test_only_random_matrices_are_seeded(path: Path) -> None:
+    for options, seeded in (
+        ({}, True),
+        ({"init": "identity"}, False),
+        ({"transform": False}, False),
+    ):
+        config = make_config(path, "flatquant", (4, 4, 4, 4), options=options)
+        assert Cell(config).method.seeded is seeded
 
 
 def test_float16_storage_costs_no_accuracy_by_itself(path: Path, tmp_path: Path) -> None:

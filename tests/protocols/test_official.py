@@ -9,6 +9,7 @@ import pytest
 from fakes import fake_model
 from omegaconf import OmegaConf
 
+from quantexp import registry
 from quantexp.calibration.data import find
 from quantexp.config import ExperimentConfig, from_plain, to_plain
 from quantexp.errors import ConfigError
@@ -133,6 +134,26 @@ def test_omniquant_learns_scales_where_activations_are_quantized() -> None:
         assert config.bits.query.scheme == config.bits.key.scheme == "asymmetric_free"
     o = read("omniquant", "demo", "w4a4kv4q4").method.options
     assert (o.let, o.letqk, o.letvo) == ("on", "off", False)
+
+
+def test_flatquants_ablations_run_by_the_official_protocol() -> None:
+    plainly = read("flatquant", "llama3_8b", "w4a4kv4").method.options
+    ours = registry.method("flatquant").Options()
+    # what the table leaves to the options is the official recipe by their defaults
+    assert plainly == ours
+    assert (ours.transform, ours.per_channel_scaling, ours.clipping) == (True, True, True)
+    assert (ours.parametrization, ours.init, ours.clipping_position) == ("svd", "random", "after")
+    assert (ours.scale_init, ours.kronecker_hidden) == ("smoothquant", None)
+    ablated = {"name": "flatquant", "clipping": False, "parametrization": "direct"}
+    precision = bits("w4a4kv4")
+    precision["key"]["clip_ratio"] = 0.95
+    config = read("flatquant", "llama3_8b", "w4a4kv4", method=ablated, bits=precision)
+    assert not config.method.options.clipping
+    assert config.bits.key.clip_ratio == 0.95
+    given = ["method.clipping=false", "bits.key.clip_ratio=0.95", "method.epochs=3"]
+    (problem,) = conflicts(config, given)
+    assert "method.epochs=15" in problem
+    assert read("flatquant", "llama3_70b", "w4a4kv4").method.options.value_transform == "online"
 
 
 def test_the_demo_model_keeps_its_own_text() -> None:

@@ -104,6 +104,22 @@ def test_with_16_bits_it_is_the_attention_of_transformers(path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_narrow_heads_are_padded_for_the_fit_without_a_trace(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = streamed(make_config(path, bits=(16, 16, 16, 16)))
+    block = QuantBlock(model.block(0, torch.float32), LLAMA, make_config(path).bits)
+    found = []
+    for narrow in (16, 32):
+        monkeypatch.setattr("quantexp.quantization.attention.NARROW", narrow)
+        x = model.embed(windows(), torch.float32).to(model.device).requires_grad_()
+        out = block.module(x, **model.block_kwargs(24, torch.float32)[0])
+        out.square().sum().backward()
+        found.append((out.detach(), x.grad))
+    for one, other in zip(*found, strict=True):
+        assert relative(one, other) < 1e-5
+
+
 @torch.no_grad()
 def test_decoding_with_a_cache_gives_what_one_pass_gives(path: Path) -> None:
     # the cache holds keys and values as they were: each is quantized alike at every step

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from quantexp.config import BITS, SCHEMES
 from quantexp.quantization.clipping import LearnedClamp, LearnedRange, grid_search
-from quantexp.quantization.quantizer import Quantizer, integer_range, scale_and_zero, to_integers
+from quantexp.quantization.quantizer import (
+    Quantizer,
+    extremes,
+    integer_range,
+    scale_and_zero,
+    to_integers,
+)
 from quantexp.quantization.rounding import rtn
 
 LOW_BITS = [b for b in BITS if b < 16]
@@ -282,6 +288,53 @@ def test_o12_the_fused_gradient_is_that_of_the_formula(
         found.append((out.detach(), x.grad, clip.logits.grad))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("clipped", [True, False])
+def test_o12_one_step_equals_the_general_path_on_rows_without_two_sides(
+    scheme: str, clipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = gaussian(6, 5, 16)
+    x[0], x[1], x[2, 0], x[3, 0, :3] = x[0].abs(), -x[1].abs(), 0, x[3].max()
+    weights = gaussian(6, 5, 16, seed=1)
+    found = []
+    for general in (False, True):
+        if general:
+            monkeypatch.setattr(Quantizer, "_in_one_step", lambda *_: None)
+        leaf, quantizer = x.clone().requires_grad_(), Quantizer(spec(4, scheme))
+        if clipped:
+            quantizer.clip = LearnedRange()
+        out = quantizer(leaf)
+        (out * weights).sum().backward()
+        found.append([out.detach(), leaf.grad, *([quantizer.clip.logits.grad] if clipped else [])])
+    assert torch.equal(found[0][0], found[1][0])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_extremes_have_the_gradient_of_amin_and_amax() -> None:
+    found = []
+    for function in (extremes, lambda x: (x.amin(-1, True), x.amax(-1, True))):
+        x = gaussian(5, 16).round().requires_grad_()  # many equal ones
+        low, high = function(x)
+        (low.sum() * 2 + (high * high).sum()).backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_the_zero_points_gradient_stops_unless_asked_for() -> None:
+    found = {}
+    for passed in (False, True):
+        x = gaussian(8, 16).requires_grad_()
+        quantizer = Quantizer(spec(3, "asymmetric"))
+        quantizer.zero_gradient = passed
+        quantizer.clip = LearnedRange()
+        quantizer.clip.logits.data.fill_(1)  # only a value that is cut depends on the zero point
+        (quantizer(x) * gaussian(8, 16, seed=1)).sum().backward()
+        found[passed] = (quantizer(x).detach(), x.grad)
+    assert torch.equal(found[False][0], found[True][0])
+    assert not torch.allclose(found[False][1], found[True][1])
 
 
 def test_per_head_quantizes_each_tokens_head_alone() -> None:

@@ -7,8 +7,9 @@ import torch
 from helpers import relative
 from torch import Tensor
 
+from quantexp.quantization import transforms
 from quantexp.quantization.factors import Factor, cayley, make_factor, random_orthogonal
-from quantexp.quantization.sizes import kronecker_sizes
+from quantexp.quantization.sizes import hadamard, kronecker_sizes
 from quantexp.quantization.transforms import (
     Composition,
     Diagonal,
@@ -118,6 +119,44 @@ def test_o14_kronecker_apply_is_the_dense_product(
     assert relative(apply_kronecker(x, left, right), x @ torch.kron(left, right)) < 1e-12
     eye = torch.eye(sizes[0], dtype=torch.float64)
     assert relative(apply_kronecker(x, None, right), x @ torch.kron(eye, right)) < 1e-12
+
+
+@torch.no_grad()
+def test_o14_multiplying_out_small_products_changes_nothing(
+    draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = Heads(*(factor(n, KINDS[0], draw).double() for n in (8, 11)))
+    plain = Kronecker(mix.left, mix.right)
+    x = torch.randn(9, 88, generator=draw, dtype=torch.float64)
+    found = []
+    for dense in (0, 88):
+        monkeypatch.setattr(transforms, "DENSE", dense)
+        for transform in (mix, plain):
+            transform.refresh()
+            found.append((transform.act(x), transform.weight_in(x)))
+    for one, other in zip(found[:2], found[2:], strict=True):
+        assert all(relative(a, b) < 1e-12 for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 12, 20, 24, 28, 36, 40, 56, 64, 80, 108, 112, 148, 224])
+def test_o15_hadamard_matrices_have_orthogonal_rows_of_signs(n: int) -> None:
+    H = torch.tensor(hadamard(n))
+    assert torch.equal(H @ H.T, n * torch.eye(n, dtype=H.dtype))
+    assert torch.equal(H.abs(), torch.ones_like(H))
+
+
+@pytest.mark.parametrize("n", [3, 6, 43, 86, 92, 172])
+def test_hadamard_sizes_out_of_reach_are_none(n: int) -> None:
+    assert hadamard(n) is None
+
+
+@pytest.mark.parametrize("parametrization", ["svd", "direct"])
+@torch.no_grad()
+def test_hadamard_factors_start_at_hadamard(parametrization: str, draw: torch.Generator) -> None:
+    found = make_factor(12, parametrization, "hadamard", draw)
+    expected = torch.tensor(hadamard(12)) / 12**0.5
+    assert relative(found.matrix, expected) < 1e-6
+    assert relative(found.inverse_transpose, expected) < 1e-6
 
 
 @pytest.mark.parametrize("n", [32, 64, 128])
