@@ -41,7 +41,7 @@ _FLATQUANT = {
     "method.scale_init": "smoothquant",
     "method.value_transform": "merged",
     "method.precision": "fp32",
-    "method.zero_point_gradient": False,
+    "method.zero_gradient": False,
 }
 _FLATQUANT_SOURCE = (
     "arXiv 2410.09426 and ruikangliu/FlatQuant (main.py, flatquant/train_utils.py, scripts/)"

@@ -95,7 +95,7 @@ def test_o22_neutral_transforms_and_clips_are_plain_rounding(
         {"scale_init": "one"},
         {"kronecker_hidden": [4, 16], "kronecker_intermediate": [1, None]},
         {"precision": "bf16"},
-        {"zero_point_gradient": True},
+        {"zero_gradient": True},
     ],
 )
 def test_each_ablation_trains_rounds_and_loads(
