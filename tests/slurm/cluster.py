@@ -35,7 +35,6 @@ PROGRAMS = ("munged", "sbatch", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "
 NODES, CPUS, MEMORY, GPUS = ("qx1", "qx2"), 4, 4096, 2  # of each node; MiB
 _CGROUPS = Path("/sys/fs/cgroup")
 _NEWUTS, _PDEATHSIG = 0x04000000, 1  # of unshare(2) and prctl(2)
-_MARK = "TEST_SLURM_NODE"  # tells one node's daemons from another's: they share a machine
 
 
 class UnavailableError(Exception):
@@ -159,14 +158,16 @@ class Cluster:
 
     def processes(self, node: str) -> list[psutil.Process]:
         """A node's step daemons and the processes of its jobs."""
-        found = []
+        found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 known = process.environ()
                 ours = known.get("SLURM_CONF") == str(self.conf)
-                if ours and node in (known.get(_MARK), known.get("SLURMD_NODENAME")):
-                    found.append(process)
-        return [process for process in found if process.pid != os.getpid()]
+                if ours and known.get("SLURMD_NODENAME") == node:
+                    # a step daemon hides its environment; it is known by what it started
+                    above = [p for p in process.parents() if p.name().startswith("slurmstepd")]
+                    found += [*above[:1], process]
+        return [process for process in dict.fromkeys(found) if process.pid != os.getpid()]
 
     def _munge(self) -> None:
         run = self.folder / "run"
@@ -203,7 +204,7 @@ class Cluster:
 
     def _slurmd(self, node: str) -> None:
         command = ["slurmd", "-D", "-N", node, "-f", str(self.conf)]
-        self._launch(f"slurmd-{node}", command, **{_MARK: node})
+        self._launch(f"slurmd-{node}", command)
 
     def _launch(self, name: str, command: list[str], **variables: str) -> None:
         log = (self.folder / "log" / f"{name}.out").open("ab")
