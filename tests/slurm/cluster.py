@@ -132,18 +132,16 @@ class Cluster:
 
     def node_down(self, node: str) -> None:
         """Cuts a node's power: its slurmd and all processes of its jobs die at once."""
-        self.lose_slurmd(node)  # first, so that nobody is left to report the end of the rest
-        for process in self.processes(node):
+        self.lose_slurmd(node)
+        processes = self.processes(node)
+        # step daemons first, so that nobody is left to report the end of the rest
+        for process in sorted(processes, key=lambda p: not p.name().startswith("slurmstepd")):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def lose_slurmd(self, node: str) -> None:
-        """The node's daemons die, but its jobs' processes go on: SLURM will run them again."""
+        """The node answers no more, but its jobs' processes go on: SLURM will run them again."""
         self._end(f"slurmd-{node}", signal.SIGKILL)
-        for process in self.processes(node):
-            if process.name().startswith("slurmstepd"):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
 
     def node_up(self, node: str) -> None:
         """Starts a node's slurmd again."""
