@@ -1,11 +1,15 @@
 """``python -m quantexp cancel SWEEP|CELL``: stops its jobs of SLURM; what is finished is kept."""
 
 import json
+import time
 from collections.abc import Sequence
 
 from quantexp.cluster import choose, follow, slurm
+from quantexp.cluster.submitted import Task
 from quantexp.errors import ConfigError
 from quantexp.experiment import faults, status
+
+_PATIENCE = 90  # seconds that SLURM may take to end a job (KillWait is 30 by default)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         found = [task for task in follow.live(arguments.outputs) if task.id in wanted]
         slurm.cancel([task.id for task in found])
+        _wait(found)
     except slurm.NoAnswerError as error:
         raise ConfigError(f"SLURM does not answer ({error}): try again later") from error
     cells = sorted({cell for task in found for cell in task.cells})
@@ -35,3 +40,13 @@ def main(argv: Sequence[str]) -> int:
     print(f"cancelled {len(found)} jobs of {len(cells)} cells: {' '.join(t.id for t in found)}")
     print(f"again    python -m quantexp retry {arguments.name}")
     return 0
+
+
+def _wait(tasks: Sequence[Task]) -> None:
+    """Until SLURM has ended them: before that, a running cell writes over what is noted here."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        states = slurm.states(task.id for task in tasks)
+        if not any(state.alive for state in states.values()):
+            return
+        time.sleep(1)

@@ -146,3 +146,12 @@ def test_a_failed_calibration_is_the_cause_of_what_waited_for_it(tmp_path: Path)
     assert found["fault"] == faults.MEMORY
     assert "its calibration failed" in found["cause"]
     assert "1_0_log.out" in found["cause"]
+
+
+def test_exceptions_have_causes() -> None:
+    out_of_gpu = type("OutOfMemoryError", (RuntimeError,), {})
+    assert faults.of_exception(out_of_gpu("CUDA out of memory")) == faults.GPU_MEMORY
+    assert faults.of_exception(OSError(28, "No space left on device")) == faults.DISK
+    assert faults.of_exception(RuntimeError("I/O error: (os error 28)")) == faults.DISK
+    assert faults.of_exception(MemoryError()) == faults.MEMORY
+    assert faults.of_exception(ValueError("x")) == faults.ERROR

@@ -35,7 +35,6 @@ PROGRAMS = ("munged", "sbatch", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "
 NODES, CPUS, MEMORY, GPUS = ("qx1", "qx2"), 4, 4096, 2  # of each node; MiB
 _CGROUPS = Path("/sys/fs/cgroup")
 _NEWUTS, _PDEATHSIG = 0x04000000, 1  # of unshare(2) and prctl(2)
-_MARK = "TEST_SLURM_NODE"  # tells one node's daemons from another's: they share a machine
 
 
 class UnavailableError(Exception):
@@ -133,18 +132,16 @@ class Cluster:
 
     def node_down(self, node: str) -> None:
         """Cuts a node's power: its slurmd and all processes of its jobs die at once."""
-        self.lose_slurmd(node)  # first, so that nobody is left to report the end of the rest
-        for process in self.processes(node):
+        self.lose_slurmd(node)
+        processes = self.processes(node)
+        # step daemons first, so that nobody is left to report the end of the rest
+        for process in sorted(processes, key=lambda p: not p.name().startswith("slurmstepd")):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def lose_slurmd(self, node: str) -> None:
-        """The node's daemons die, but its jobs' processes go on: SLURM will run them again."""
+        """The node answers no more, but its jobs' processes go on: SLURM will run them again."""
         self._end(f"slurmd-{node}", signal.SIGKILL)
-        for process in self.processes(node):
-            if process.name().startswith("slurmstepd"):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
 
     def node_up(self, node: str) -> None:
         """Starts a node's slurmd again."""
@@ -159,14 +156,16 @@ class Cluster:
 
     def processes(self, node: str) -> list[psutil.Process]:
         """A node's step daemons and the processes of its jobs."""
-        found = []
+        found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 known = process.environ()
                 ours = known.get("SLURM_CONF") == str(self.conf)
-                if ours and node in (known.get(_MARK), known.get("SLURMD_NODENAME")):
-                    found.append(process)
-        return [process for process in found if process.pid != os.getpid()]
+                if ours and known.get("SLURMD_NODENAME") == node:
+                    # a step daemon hides its environment; it is known by what it started
+                    above = [p for p in process.parents() if p.name().startswith("slurmstepd")]
+                    found += [*above[:1], process]
+        return [process for process in dict.fromkeys(found) if process.pid != os.getpid()]
 
     def _munge(self) -> None:
         run = self.folder / "run"
@@ -203,7 +202,7 @@ class Cluster:
 
     def _slurmd(self, node: str) -> None:
         command = ["slurmd", "-D", "-N", node, "-f", str(self.conf)]
-        self._launch(f"slurmd-{node}", command, **{_MARK: node})
+        self._launch(f"slurmd-{node}", command)
 
     def _launch(self, name: str, command: list[str], **variables: str) -> None:
         log = (self.folder / "log" / f"{name}.out").open("ab")

@@ -28,7 +28,7 @@ def test_a_preempted_job_goes_on_behind_its_last_block(sweep: Sweep, quiet: Quie
 
 
 def test_the_signal_ahead_of_a_time_limit_queues_the_job_again(sweep: Sweep, quiet: Quiet) -> None:
-    client = sweep.start("cluster.time_min=2", "cluster.signal_s=20")
+    client = sweep.start("cluster.time_min=3", "cluster.signal_s=60")
     sweep.wait_for_blocks()
     process = sweep.process()
     process.suspend()  # instead of calibrating for minutes

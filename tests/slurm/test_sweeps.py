@@ -71,6 +71,7 @@ def test_commands_from_another_shell(sweep: Sweep) -> None:
     assert code == 0
     assert "status --sweep s --watch" in said
     sweep.wait_for_blocks()
+    sweep.process().suspend()  # it must not be done before it is cancelled
     states = json.loads(sweep.ask("status", "--sweep", "s", "--json"))
     running = next(state for state in states if "flatquant" in state["cell"])
     assert running["state"] == "running"
