@@ -24,6 +24,11 @@ COMMANDS = {
     "logs": ("quantexp.cluster.logs", "what a cell's job printed"),
     "cancel": ("quantexp.cluster.cancel", "stops the jobs of a sweep or of a cell"),
     "retry": ("quantexp.cluster.retry", "runs what is missing or failed of a sweep"),
+    "doctor": ("quantexp.cluster.doctor", "checks this machine, and the cluster by a short job"),
+    "prefetch": (
+        "quantexp.prefetch.command",
+        "fetches what a sweep needs, so that jobs run offline",
+    ),
     "clean": ("quantexp.experiment.clean", "frees the space of quantized checkpoints"),
 }
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130

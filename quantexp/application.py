@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import main as hydra_main
 from hydra.errors import HydraException
@@ -14,6 +14,9 @@ from quantexp import hints
 from quantexp.errors import CellError, ConfigError, QuantexpError, unknown
 from quantexp.plugins import active
 from quantexp.resources import own, show_launcher, users
+
+if TYPE_CHECKING:
+    from quantexp.grid.command import Grid
 
 # Hydra's own flags that are of use here, with the number of values each takes.
 _FLAGS = {"--multirun": 0, "--resolve": 0, "--hydra-help": 0, "--shell-completion": 0}
@@ -78,27 +81,44 @@ def _run(flags: list[str], overrides: list[str]) -> int:
 def _grid(flags: list[str], sweeps: list[str], overrides: list[str]) -> int:
     """What Hydra's app has no part in: a named sweep, and the plan of any command."""
     from quantexp.cluster import session
-    from quantexp.grid import command, dry_run
+    from quantexp.grid import dry_run
 
     dry = "--dry-run" in flags
     for flag in flags:
         if flag not in ("--multirun", *_OWN) or (flag == "--json" and not dry):
             raise ConfigError(f"{flag} does not go with {' '.join(sweeps) or 'this'}: leave it out")
-    if len(sweeps) > 1 or any("," in item for item in sweeps):
-        raise ConfigError(f"{' '.join(sweeps)}: one sweep at a time")
-    search_path = _search_path(overrides)
-    if sweeps:
-        grid = command.named(sweeps[0].partition("=")[2], overrides, search_path)
-    else:
-        if "--multirun" not in flags:
-            command.refuse_lists(overrides)
-        grid = command.anonymous(overrides, search_path)
+    grid = grid_of(sweeps, overrides, "--multirun" in flags)
     if dry:
         return dry_run.show(grid, bool(sweeps) or "--multirun" in flags, "--json" in flags)
     configs = session.checked(grid.data, grid.overrides, grid.asked)
     if grid.note:
         print(f"note     {grid.note}")
     return 1 if session.run_sweep(configs, grid.given, grid.name).failed else 0
+
+
+def grid_of(sweeps: list[str], overrides: list[str], multirun: bool) -> "Grid":
+    """The cells of a command line, composed outside of Hydra's app.
+
+    Args:
+        sweeps: Its ``sweep=NAME``, one at most.
+        overrides: The rest.
+        multirun: Whether it has ``-m``.
+
+    Raises:
+        ConfigError: Names the override, or the sweep's file.
+    """
+    from quantexp.grid import command
+
+    hints.check_groups(overrides)
+    show_launcher()
+    if len(sweeps) > 1 or any("," in item for item in sweeps):
+        raise ConfigError(f"{' '.join(sweeps)}: one sweep at a time")
+    search_path = _search_path(overrides)
+    if sweeps:
+        return command.named(sweeps[0].partition("=")[2], overrides, search_path)
+    if not multirun:
+        command.refuse_lists(overrides)
+    return command.anonymous(overrides, search_path)
 
 
 def _hydra(arguments: list[str], task: Any) -> None:

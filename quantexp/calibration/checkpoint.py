@@ -4,7 +4,7 @@
 
     calibrations/<fingerprint>/
         blocks/00003.safetensors   packed integers, scales, zeros, online transforms of block 3
-        blocks/00003.json          its sha256 and what fitting it reported
+        blocks/00003.json          its sha256, the code that made it, and what fitting it reported
         checkpoint/00000.safetensors  consolidated blocks, once all are there
         manifest.json              written last: files with their hashes; its presence means "done"
         report.json                per-block diagnostics, seconds, memory, effective bits
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from quantexp.errors import DataError
 from quantexp.experiment import record
+from quantexp.experiment.code import science
 
 _SHARD = 4 << 30  # bytes per consolidated file
 
@@ -51,15 +52,20 @@ class QuantizedCheckpoint:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        record.write(path.with_suffix(".json"), {"sha256": _sha256(path), "report": report})
+        note = {"sha256": _sha256(path), "code": science(), "report": report}
+        record.write(path.with_suffix(".json"), note)
 
     def saved_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and report of a block written before, or ``None`` if it must be (re)done.
 
-        A truncated or altered file is treated as missing: its hash tells.
+        A truncated or altered file is treated as missing: its hash tells. So is a block of other
+        code: the blocks before and behind it would not be what one run of either makes.
         """
         path = self._block(index)
         note = record.read(path.with_suffix(".json"))
+        if note is not None and note.get("code") != science():
+            print(f"block {index} was made by other code: it is made anew", flush=True)
+            return None
         if note is None or not path.is_file() or _sha256(path) != note["sha256"]:
             return None
         return load_file(path), note["report"]

@@ -85,4 +85,7 @@ def fetch(files: Iterable[HubFile]) -> None:
 
 def _how(missing: list[HubFile]) -> str:
     commands = "".join(f"\n         {file.command}" for file in missing)
-    return f"Fetch it on a machine with network, into the same HF_HOME:{commands}"
+    return (
+        "Fetch it on a machine with network, into the same HF_HOME, by 'python -m quantexp "
+        f"prefetch' with the same arguments or:{commands}"
+    )

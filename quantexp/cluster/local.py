@@ -19,12 +19,12 @@ from quantexp.cluster import submitted
 from quantexp.cluster.job import environment, run_detached
 from quantexp.cluster.needs import BOTH, host_memory
 from quantexp.cluster.place import no_keyboard, variables_set
+from quantexp.cluster.snapshot import current
 from quantexp.cluster.submitted import Submitted
 from quantexp.config import ClusterConfig, to_plain
 from quantexp.experiment import record, status
 from quantexp.experiment.plan import Job
 from quantexp.experiment.run import is_done
-from quantexp.resources import PACKAGE
 
 JobFunction = Callable[[Sequence[dict[str, Any]], dict[str, str]], None]
 _POLL = 0.2  # seconds between two looks at the running jobs
@@ -122,8 +122,8 @@ def _submit(
     variables = environment(job.cells, cluster)
     # submitit empties this variable; the job sets it again before it imports torch.
     variables["CUDA_VISIBLE_DEVICES"] = device
-    path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    exported = {**variables, "PYTHONPATH": os.pathsep.join(path)}
+    # the last job of a long sweep starts hours after the command, as on a cluster
+    exported = {**variables, **current(job.cells[0].outputs).environment}
     configs = [to_plain(cell.config) for cell in job.cells]
     with variables_set(exported), no_keyboard():
         started = executor.submit(function, configs, variables)

@@ -13,6 +13,7 @@ from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
 from quantexp.experiment import preflight, status
 from quantexp.experiment.cell import Cell
+from quantexp.experiment.estimate import lacking
 from quantexp.experiment.fetch import fetch
 from quantexp.experiment.plan import Plan
 from quantexp.protocols import official
@@ -78,6 +79,8 @@ def run_sweep(
     folder = made.cells[0].outputs / "sweeps" / name
     console = Console()
     _announce(made, name, console)
+    if found := obstacles(made, place):
+        raise ConfigError("\n       ".join([*found, "nothing was started"]))
     _fetch(made)
     if place == "slurm":
         from quantexp.cluster import remote
@@ -89,6 +92,20 @@ def run_sweep(
     _summarize(made, name, console)
     mirror_sweep(made.cells[0].outputs, name, configs[0].tracker)
     return made
+
+
+def obstacles(made: Plan, place: str) -> list[str]:
+    """Why a plan as a whole cannot run: the disk is too small, or no node has what jobs ask for.
+
+    Raises:
+        ConfigError: SLURM does not answer.
+    """
+    found = [lacking(made.jobs, made.cells[0].outputs)] if made.jobs else []
+    if place == "slurm":
+        from quantexp.cluster import limits
+
+        found += limits.refused(cell for work in made.jobs for cell in work.cells)
+    return [text for text in found if text]
 
 
 @dataclass(frozen=True)

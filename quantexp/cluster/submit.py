@@ -1,6 +1,5 @@
 """Arrays → sbatch, through submitit: ids are on disk right after each call; all or nothing."""
 
-import os
 import re
 import shlex
 import sys
@@ -13,12 +12,12 @@ from quantexp.cluster.arrays import Array, arrays
 from quantexp.cluster.job import SlurmWork, environment
 from quantexp.cluster.needs import sbatch_options
 from quantexp.cluster.place import no_keyboard, variables_set
+from quantexp.cluster.snapshot import current
 from quantexp.cluster.submitted import Submitted
 from quantexp.config import ClusterConfig
 from quantexp.errors import ConfigError
 from quantexp.experiment import record, status
 from quantexp.experiment.plan import Job
-from quantexp.resources import PACKAGE
 
 _ORPHANS = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
 _MANY = 256  # tasks of an array that SLURM may run at once where nobody sets cluster.max_jobs
@@ -171,13 +170,7 @@ def _variables(configs: Sequence[dict[str, Any]], cluster: ClusterConfig) -> dic
 
     distinct = {str((c["model"], c["evaluation"])): c for c in configs}
     variables = environment([Cell(from_plain(c)) for c in distinct.values()], cluster)
-    path = [str(code()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**variables, "PYTHONPATH": os.pathsep.join(path)}
-
-
-def code() -> Path:
-    """Where jobs import quantexp from: the code that submits them."""
-    return PACKAGE.parent
+    return {**variables, **current(Path(configs[0]["paths"]["outputs"])).environment}
 
 
 def _take_back(done: Sequence[Submitted], folder: Path) -> None:

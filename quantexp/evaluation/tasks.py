@@ -39,6 +39,7 @@ class Task:
         metric: ``acc_norm`` where the task defines it, else ``acc`` (QuaRot, FlatQuant).
         chance: What guessing gets, as a share; choices are weighed equally.
         layouts: The columns that a local file may have, the hub's first.
+        config: Which of the data set's configurations; ``None``: it has one.
     """
 
     yaml: str
@@ -48,6 +49,7 @@ class Task:
     metric: str
     chance: float
     layouts: tuple[Layout, ...]
+    config: str | None = None
 
 
 def _hub(*columns: str) -> Layout:
@@ -78,26 +80,32 @@ _PIQA = _hub("goal", "sol1", "sol2", "label")
 _WINOGRANDE = _hub("sentence", "option1", "option2", "answer")
 
 TASKS = {
-    "arc_challenge": Task("arc/arc_challenge.yaml", 1, _ARC, "test", "acc_norm", 1 / 4, _CHOICES),
-    "arc_easy": Task("arc/arc_easy.yaml", 1, _ARC, "test", "acc_norm", 1 / 4, _CHOICES),
-    "boolq": Task("super_glue/boolq/default.yaml", 2, _GLUE, "validation", "acc", 1 / 2, (_BOOLQ,)),
-    "copa": Task("super_glue/copa/default.yaml", 1, _GLUE, "validation", "acc", 1 / 2, _COPA),
+    "arc_challenge": Task(
+        "arc/arc_challenge.yaml", 1, _ARC, "test", "acc_norm", 1 / 4, _CHOICES, "ARC-Challenge"
+    ),
+    "arc_easy": Task("arc/arc_easy.yaml", 1, _ARC, "test", "acc_norm", 1 / 4, _CHOICES, "ARC-Easy"),
+    "boolq": Task(
+        "super_glue/boolq/default.yaml", 2, _GLUE, "validation", "acc", 1 / 2, (_BOOLQ,), "boolq"
+    ),
+    "copa": Task(
+        "super_glue/copa/default.yaml", 1, _GLUE, "validation", "acc", 1 / 2, _COPA, "copa"
+    ),
     "hellaswag": Task(
         "hellaswag/hellaswag.yaml", 1, "Rowan/hellaswag", "validation", "acc_norm", 1 / 4,
         _HELLASWAG,
     ),
     "lambada_openai": Task(
         "lambada/lambada_openai.yaml", 1, "EleutherAI/lambada_openai", "test", "acc", 0,
-        (_hub("text"),),
+        (_hub("text"),), "default",
     ),
     "openbookqa": Task(
         "openbookqa/openbookqa.yaml", 1, "allenai/openbookqa", "test", "acc_norm", 1 / 4,
-        (_OPENBOOKQA,),
+        (_OPENBOOKQA,), "main",
     ),
     "piqa": Task("piqa/piqa.yaml", 1, "baber/piqa", "validation", "acc_norm", 1 / 2, (_PIQA,)),
     "winogrande": Task(
         "winogrande/default.yaml", 1, "allenai/winogrande", "validation", "acc", 1 / 2,
-        (_WINOGRANDE,),
+        (_WINOGRANDE,), "winogrande_xl",
     ),
 }  # fmt: skip
 
@@ -129,9 +137,14 @@ def network(timeout: float = 5.0) -> str | None:
 
 def is_cached(task: str) -> bool:
     """Whether Hugging Face's cache holds a task's data set, whatever its revision."""
+    return cache_folder(TASKS[task].hub, TASKS[task].config).is_dir()
+
+
+def cache_folder(hub: str, config: str | None) -> Path:
+    """Where the library ``datasets`` keeps a data set, below it ``<version>/<commit>/``."""
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
-    return (cache / TASKS[task].hub.replace("/", "___")).is_dir()
+    folder = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+    return folder / hub.replace("/", "___") / (config or "")
 
 
 def unreachable(task: str, cause: str) -> str:
@@ -139,6 +152,6 @@ def unreachable(task: str, cause: str) -> str:
     return (
         f"the documents of task {task} ({TASKS[task].hub} on the hub) cannot be had ({cause}): "
         "give a folder that holds them, evaluation.task_data=DIR with "
-        f"DIR/{task}.jsonl, or run the same task once with network, which fills the cache of "
-        "Hugging Face (HF_HOME)"
+        f"DIR/{task}.jsonl, or fetch it where there is network, 'python -m quantexp prefetch' with "
+        "the same arguments, which fills the cache of Hugging Face (HF_HOME)"
     )

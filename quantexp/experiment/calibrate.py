@@ -6,6 +6,7 @@ from quantexp.calibration.sampling import token_hash
 from quantexp.config import to_plain
 from quantexp.experiment import record
 from quantexp.experiment.cell import Cell, model_name
+from quantexp.experiment.code import science
 from quantexp.models.load import StreamedModel
 
 
@@ -28,6 +29,7 @@ def calibrate(cell: Cell, progress: Progress) -> None:
         "inputs": cell.calibration_inputs,
         "time": record.now(),
         "provenance": record.provenance(),
+        "code": science(),
     }
     manifest = {
         **common,

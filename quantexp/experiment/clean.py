@@ -15,6 +15,7 @@ from pathlib import Path
 from quantexp.errors import ConfigError
 from quantexp.experiment import record, status
 from quantexp.experiment.claim import BusyError, Claim
+from quantexp.experiment.estimate import readable_size
 from quantexp.experiment.outputs import add_argument, cells
 from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = select(outputs, arguments.sweep, _age(arguments.older_than), arguments.state or "done")
     freed = sum(_free(checkpoint, outputs, arguments.dry_run) for checkpoint in chosen)
     verb = "would be freed" if arguments.dry_run else "freed"
-    print(f"{_size(freed)} {verb} in {outputs.resolve()}; every record stays")
+    print(f"{readable_size(freed)} {verb} in {outputs.resolve()}; every record stays")
     return 0
 
 
@@ -120,7 +121,7 @@ def _free(checkpoint: Checkpoint, outputs: Path, dry: bool) -> int:
     except BusyError:
         print(f"kept {checkpoint.folder.name}: a job is at work on it ({names})")
         return 0
-    print(f"{_size(checkpoint.size):>10}  {checkpoint.folder.name}  {names}")
+    print(f"{readable_size(checkpoint.size):>10}  {checkpoint.folder.name}  {names}")
     return checkpoint.size
 
 
@@ -131,12 +132,3 @@ def _age(text: str | None) -> float | None:
     if not found:
         raise ConfigError(f"--older-than={text} is no age: write 30m, 12h, 7d or 2w")
     return float(found[1]) * _UNITS[found[2]]
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"

@@ -82,7 +82,7 @@ def provenance() -> dict[str, Any]:
     """What else a number depends on: library versions, code, host."""
     return {
         "quantexp": _version("quantexp"),
-        "commit": _commit(),
+        **_code(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "host": platform.node(),
@@ -104,6 +104,14 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _code() -> dict[str, str | None]:
+    """Commit and snapshot; a job's copy of the package knows where it comes from."""
+    copied = read(Path(__file__).parents[2] / "snapshot.json")
+    if copied is not None:
+        return {"commit": copied["commit"], "snapshot": copied["snapshot"]}
+    return {"commit": _commit(), "snapshot": None}
 
 
 def _commit() -> str | None:

@@ -13,6 +13,7 @@ from quantexp.errors import ConfigError, DataError
 from quantexp.models.architectures import ARCHITECTURES, Architecture
 
 DEMO = Path(__file__).parent / "demo" / "checkpoint"
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")  # what is fetched of a repository
 _WHOLE = 64 << 20  # bytes: weight files up to this size are hashed whole, larger ones sampled
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
 
@@ -158,7 +159,7 @@ def _snapshot(path: str, revision: str | None) -> Path:
             snapshot_download(
                 path,
                 revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "tokenizer.model"],
+                allow_patterns=list(HUB_FILES),
                 local_files_only=offline,
             )
         )
@@ -170,7 +171,8 @@ def _snapshot(path: str, revision: str | None) -> Path:
         raise DataError(
             f"model.path={path} (revision {revision or 'main'}) could not be fetched"
             f"{' (offline)' if offline else ''}: {type(error).__name__}. Fetch it on a machine "
-            f"with network, 'hf download {path}', or use model=local model.path=FOLDER"
+            f"with network, 'python -m quantexp prefetch' with the same arguments or "
+            f"'hf download {path}', or use model=local model.path=FOLDER"
         ) from error
 
 

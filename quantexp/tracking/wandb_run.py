@@ -29,7 +29,7 @@ def main() -> dict[str, Any]:
     request = json.load(sys.stdin)
     # the parent kills this process in time; if the parent itself was killed, the clock does
     signal.alarm(int(request["seconds"]) + 5)
-    why = _offline_because(request["mode"])
+    why = offline_because(request["mode"])
     if why is None:
         try:
             return _write(request, "online")
@@ -40,7 +40,7 @@ def main() -> dict[str, Any]:
     return {**_write(request, "offline"), "why": why}
 
 
-def _offline_because(mode: str) -> str | None:
+def offline_because(mode: str) -> str | None:
     """Why there is no point in going online, or ``None``; an empty text where nobody asked."""
     if mode == "offline":
         return ""

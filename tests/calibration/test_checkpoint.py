@@ -116,3 +116,13 @@ def test_effective_bits_count_integers_scales_and_online_matrices() -> None:
         "norm.weight": torch.zeros(64),
     }
     assert effective_bits(block, {"q": 64 * 64}) == (64 * 64 * 4 + 64 * 16 + 64 * 16, 64 * 64)
+
+
+def test_a_block_of_other_code_is_made_anew(
+    grown: QuantizedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "science", lambda: "other")
+    assert grown.saved_block(0) is None
+    grown.save_block(0, tensors(0), {})
+    assert grown.saved_block(0) is not None
+    assert grown.saved_block(1) is None  # behind it, but not its continuation

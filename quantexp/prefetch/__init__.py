@@ -1,0 +1,1 @@
+"""``python -m quantexp prefetch``: what a sweep reads from the hub, fetched ahead; no torch."""
