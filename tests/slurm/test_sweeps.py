@@ -67,6 +67,8 @@ def _most_at_once(ids: list[str]) -> int:
 
 
 def test_commands_from_another_shell(sweep: Sweep) -> None:
+    # enough left to do that it is not done in the seconds that SLURM leaves a cancelled job
+    sweep.command[sweep.command.index("method.epochs=4")] = "method.epochs=15"
     code, said = finish(sweep.start("cluster.detach=true"), seconds=60)
     assert code == 0
     assert "status --sweep s --watch" in said
@@ -88,7 +90,7 @@ def test_commands_from_another_shell(sweep: Sweep) -> None:
     assert "no job of s" in sweep.ask("cancel", "s")
 
     # what a shell would execute is said anew, or comes from conf/: no record has it
-    again = ("cluster.poll_s=1", "cluster.setup=[echo hello from setup]")
+    again = ("cluster.detach=false", "cluster.setup=[echo hello from setup]")
     assert "done" in sweep.ask("retry", "s", *again, "--json")
     assert sweep.status()["state"] == "done"
     assert "hello from setup" in sweep.ask("logs", "flatquant")
