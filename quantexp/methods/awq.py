@@ -96,7 +96,8 @@ class AWQ(Method):
         from quantexp.quantization.clipping import FixedClamp
 
         quant = block.quant
-        searches = self._searches(block) if self.options.scaling else []
+        o = self.options
+        searches = _searches(block, o.grid, o.gqa) if o.scaling else []
         # activations stay at full precision during the search, whatever their bits
         with quant.bypass(weights=False):
             tokens = _pass(block, searches)
@@ -112,7 +113,7 @@ class AWQ(Method):
                 weights[path] = weights[path] * s
             if site.previous is not None:
                 weights[site.previous] = weights[site.previous] / search.shared(s).unsqueeze(1)
-        if self.options.clipping:
+        if o.clipping:
             for path, name in _clipped(quant):
                 linear = quant.linears[path]
                 clips = best_clips(weights[path], tokens[name], linear.weight_quantizer)
@@ -120,20 +121,34 @@ class AWQ(Method):
         quant.start_fitting()
         return {"scales": report}
 
-    def _searches(self, block: CalibrationBlock) -> list[_ScaleSearch]:
-        """One for each site whose scale what precedes it can absorb."""
-        quant = block.quant
-        rows = len(quant.linears[quant.architecture.value].weight)
-        found = []
-        for site in quant.architecture.sites:
-            a, repeats = block.channel_mean[site.linears[0]], 1
-            if site.name == "attention_output":
-                repeats = len(a) // rows
-                if repeats > 1 and self.options.gqa == "skip":
-                    continue
-                a = _tied(a, repeats, quant)
-            found.append(_ScaleSearch(quant, site, scales(a, self.options.grid), repeats))
-        return found
+
+def searched_scales(block: CalibrationBlock, grid: int = 20) -> dict[str, Tensor]:
+    """The scale of each site by AWQ's search, for a method that starts from it.
+
+    Returns:
+        Site → (R,), one factor for each row of what precedes the site; query heads that read one
+        value head share theirs.
+    """
+    searches = _searches(block, grid, "tie")
+    with block.quant.bypass(weights=False):
+        _pass(block, searches)
+    return {search.site.name: search.shared(search.best(block.index)[0]) for search in searches}
+
+
+def _searches(block: CalibrationBlock, grid: int, gqa: str) -> list[_ScaleSearch]:
+    """One for each site whose scale what precedes it can absorb."""
+    quant = block.quant
+    rows = len(quant.linears[quant.architecture.value].weight)
+    found = []
+    for site in quant.architecture.sites:
+        a, repeats = block.channel_mean[site.linears[0]], 1
+        if site.name == "attention_output":
+            repeats = len(a) // rows
+            if repeats > 1 and gqa == "skip":
+                continue
+            a = _tied(a, repeats, quant)
+        found.append(_ScaleSearch(quant, site, scales(a, grid), repeats))
+    return found
 
 
 def scales(a: Tensor, grid: int) -> Tensor:

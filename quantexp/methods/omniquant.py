@@ -40,7 +40,8 @@ class OmniQuantOptions:
         letvo: Scale between values and output projection.
         shift: Learn shifts beside the scales (the paper's LLaMA-13B at W4A4: 10.87 with, 11.47
             without; the official code has them off for LLaMA).
-        init: Of the scales: ``smoothquant`` or ``ones``.
+        init: Of the scales: ``smoothquant``, ``awq`` (its search on the error of outputs, see
+            :mod:`quantexp.methods.awq`; no paper's, a start of our own) or ``ones``.
         alpha: Migration strength of ``init=smoothquant``.
         aug_loss: Add the error against the unquantized block on the quantized inputs.
         zero_point_gradient: Gradients pass through the rounding of zero points too. The official
@@ -81,7 +82,7 @@ class OmniQuant(Method):
         choices = {
             "let": ("auto", "on", "off"),
             "letqk": ("tied", "untied", "off"),
-            "init": ("smoothquant", "ones"),
+            "init": ("smoothquant", "awq", "ones"),
         }
         for key, allowed in choices.items():
             if getattr(o, key) not in allowed:
@@ -96,6 +97,11 @@ class OmniQuant(Method):
             raise ConfigError(
                 f"method.shift=true with let={o.let} and bits={bits.label}: shifts are learned "
                 "with the scales, and there are none; set method.let=on or method.shift=false"
+            )
+        if o.init == "awq" and not bits.weight.active:
+            raise ConfigError(
+                f"method.init=awq with bits={bits.label}: AWQ searches the scales that quantized "
+                "weights want, but they keep 16 bits; use method.init=smoothquant"
             )
         if o.letqk == "untied" and not (let and (bits.key.active or bits.query.active)):
             raise ConfigError(
@@ -176,6 +182,7 @@ class OmniQuant(Method):
         import torch
         from torch import nn
 
+        from quantexp.methods.awq import searched_scales
         from quantexp.quantization.scaling import RowScaling, Scaling, ValueScaling
 
         o, quant = self.options, block.quant
@@ -189,6 +196,7 @@ class OmniQuant(Method):
         heads = quant.linears[names.query].weight.shape[0] // head_dim
         kv_heads = quant.linears[names.value].weight.shape[0] // head_dim
         repeats = heads // kv_heads
+        searched = searched_scales(block) if o.init == "awq" else {}
         if linears:
             # the official code looks at the weights of one linear of each site alone
             for name, path in (
@@ -196,14 +204,18 @@ class OmniQuant(Method):
                 ("mlp_input", names.site("mlp_output").previous),
             ):
                 assert path is not None
-                s = self._initial(block.channel_max[path], [quant.linears[path].weight])
+                s = searched.get(name)
+                if s is None:
+                    s = self._initial(block.channel_max[path], [quant.linears[path].weight])
                 quant.install(name, Scaling(s.to(block.device), o.shift))
         if o.letvo and (linears or bits.value.active):
             (path,) = names.site("attention_output").linears
             split = (kv_heads, repeats, head_dim)
             x_max = block.channel_max[path].unflatten(0, split).amax(1).flatten()
             weights = quant.linears[path].weight.unflatten(1, split).unbind(2)
-            s = self._initial(x_max, [w.flatten(1) for w in weights])
+            s = searched.get("attention_output")
+            if s is None:
+                s = self._initial(x_max, [w.flatten(1) for w in weights])
             scaling = ValueScaling(s.to(block.device), repeats, head_dim, o.shift)
             quant.install("attention_output", scaling)
         for transform in quant.transforms.values():
