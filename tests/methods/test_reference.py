@@ -92,8 +92,8 @@ def test_flatquant_reaches_the_official_implementation(reference: str, tmp_path:
     [
         # ours over three orders of the windows: 7.288, 7.194 and 7.201
         (W3, {}, 7.20789, 0.015),
-        # LET at the norms alone, as the official code must under GQA. Rounding activations to 4 bits
-        # is chaotic: other orders of the windows, or of operations, gave 7.97 to 8.56.
+        # LET at the norms alone, as the official code must under GQA. Rounding activations to
+        # 4 bits is chaotic: other orders of windows, or of operations, gave 7.97 to 8.56.
         (
             W4A4KV4,
             {"let_lr": 1e-3, "alpha": 0.75, "letqk": "off", "letvo": False},

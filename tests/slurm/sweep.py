@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-CELL = ("method=flatquant", "bits=w4a4", "method.epochs=4")
+CELL = ("method=flatquant", "bits=w4a4", "method.epochs=10")
 COMMON = ("data.num_samples=8", "data.seq_len=128", "evaluation.max_windows=4")
 COMMON += ("evaluation.seq_len=64", "evaluation.block_error_windows=0", "tracker=none")
 COMMON += ("cluster.threads=1",)
