@@ -2,11 +2,11 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const NS = "http://www.w3.org/2000/svg";
+  const NS = new DOMParser().parseFromString("<svg/>", "text/html").querySelector("svg").namespaceURI;
   // all text of records goes through textContent or setAttribute: never through innerHTML
   const add = (node, attributes, children) => {
     for (const [key, value] of Object.entries(attributes ?? {})) {
-      if (key in node && typeof value !== "string") node[key] = value;
+      if (node instanceof HTMLElement && key in node && typeof value !== "string") node[key] = value;
       else if (value !== undefined && value !== null) node.setAttribute(key, value);
     }
     for (const child of [children ?? []].flat(2)) if (child !== null) node.append(child);
@@ -117,8 +117,8 @@
   };
 
   // ---- details of a cell --------------------------------------------------------------------
-  const pairs = (entries) => el("div", { class: "scroll" }, el("table", {}, el("tbody", {},
-    entries.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, show(value)))))));
+  const pairs = (entries) => el("dl", { class: "facts" },
+    entries.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, show(value)))));
   const part = (title, ...content) => el("section", {}, el("h3", {}, title), content);
   const listing = (header, lines) => el("div", { class: "scroll" }, el("table", {},
     el("thead", {}, el("tr", {}, header.map((h) => el("th", { scope: "col" }, h)))),
@@ -146,7 +146,8 @@
         points: curve.map((y, x) => ({ x, y })) })) })) : null,
       cell.errors.length ? part("Error of each block", chart({ title: "", x: "block", y: "relative error", whole: true, series: [
         { name: cell.title, color: "var(--accent)", marker: "o", points: cell.errors.map(([x, y]) => ({ x, y })) }] })) : null,
-      part("Provenance", pairs(cell.provenance))),
+    ),
+    part("Provenance", pairs(cell.provenance)),
     cell.blocks.length ? fold("blocks: seconds, memory, numerical fallbacks",
       listing(["block", "seconds", "peak GiB", "loss at the end", "fallbacks"], cell.blocks)) : null,
     cell.attempts.length ? fold(`earlier attempts (${cell.attempts.length})`,
@@ -186,7 +187,7 @@
   };
   const tip = $("tip");
   const chart = (spec) => {
-    const W = 420, H = 270, L = 52, R = 12, T = 10, B = 38;
+    const W = 420, H = 270, L = 64, R = 12, T = 10, B = 38;
     const all = spec.series.flatMap((s) => s.points.map((p) => ({ ...p, s }))).filter((p) => p.y !== null);
     const ys = all.flatMap((p) => [p.low ?? p.y, p.high ?? p.y]).concat((spec.baseline ?? []).map((b) => b.y));
     const xs = all.map((p) => p.x);
