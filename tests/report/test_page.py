@@ -130,7 +130,8 @@ const result = (() => { %s })();
 parent.postMessage(JSON.stringify({ ...result, errors }), "*");
 """
 _FRAME = """<!doctype html><body style="margin:0"><pre id="result"></pre><script>
-addEventListener("message", (event) => { document.getElementById("result").textContent = event.data; });
+const told = document.getElementById("result");
+addEventListener("message", (event) => { told.textContent = event.data; });
 </script><iframe style="border:0;width:%dpx;height:800px" srcdoc="%s"></iframe>
 """
 
@@ -220,7 +221,7 @@ def test_a_phone_shows_everything_without_scrolling_the_page(
     for (const fold of document.querySelectorAll("details")) fold.open = true;
     const text = document.getElementById("results").textContent;
     return { width: innerWidth, page: document.documentElement.scrollWidth,
-      log: text.includes("last words </script>"), base: text.includes("differs from the baseline"),
+      log: text.includes("last words \\u003c/script>"), base: text.includes("differs from the baseline"),
       images: document.images.length, plots: document.querySelectorAll("svg[role=img]").length,
       expanded: document.querySelectorAll("[aria-expanded=true]").length };"""
     found = seen(page(filled), _HELP + script, tmp_path, width=390)
