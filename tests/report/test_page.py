@@ -221,7 +221,8 @@ def test_a_phone_shows_everything_without_scrolling_the_page(
     for (const fold of document.querySelectorAll("details")) fold.open = true;
     const text = document.getElementById("results").textContent;
     return { width: innerWidth, page: document.documentElement.scrollWidth,
-      log: text.includes("last words \\u003c/script>"), base: text.includes("differs from the baseline"),
+      log: text.includes("last words \\u003c/script>"),
+      base: text.includes("differs from the baseline"),
       images: document.images.length, plots: document.querySelectorAll("svg[role=img]").length,
       expanded: document.querySelectorAll("[aria-expanded=true]").length };"""
     found = seen(page(filled), _HELP + script, tmp_path, width=390)
