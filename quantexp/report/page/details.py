@@ -47,13 +47,17 @@ def cells(outputs: Path, rows: Sequence[Row], shown: Sequence[str]) -> dict[str,
         base = baselines.get(first.model)
         theirs, mine = flat(base.config) if base else {}, flat(first.config)
         tail = _tail([task.log for task in jobs.get(cell, ())])
+        try:
+            told = _records(outputs, cell, first)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue  # valid JSON of another shape, as collect has it; the table still shows it
         found[cell] = {
             "base": bases.get(first.model),
             "against": base.cell if base and base.cell != cell else None,
             "changed": {k: v for k, v in mine.items() if k not in theirs or theirs[k] != v},
             "dropped": [key for key in theirs if key not in mine],
             "log": logs.setdefault(tail, len(logs)) if tail else None,
-            **_records(outputs, cell, first),
+            **told,
         }
     return {
         "cells": found,

@@ -91,8 +91,9 @@
   $("filters").addEventListener("reset", () => setTimeout(filter));
   $("filters").hidden = false;
 
+  const known = (n) => data.rows[n].some((id) => data.cells[id]);
   rows.forEach((row, n) => {
-    if (!data.rows[n].length) return;  // published values alone
+    if (!known(n)) return;  // published values alone, or nothing has started
     const cell = row.cells[0];
     const button = el("button", { type: "button", class: "open", "aria-expanded": "false" }, cell.textContent || "details");
     button.addEventListener("click", () => toggle(row, n));
@@ -111,7 +112,7 @@
   const reveal = (n) => {
     const row = rows[n];
     if (row.hidden) { $("filters").reset(); filter(); }
-    if (!detail.has(row) && data.rows[n].length) toggle(row, n);
+    if (!detail.has(row) && known(n)) toggle(row, n);
     row.scrollIntoView({ block: "start", inline: "start" });
     row.cells[0].firstChild.focus?.({ preventScroll: true });
   };
@@ -189,6 +190,7 @@
   const chart = (spec) => {
     const W = 420, H = 270, L = 64, R = 12, T = 10, B = 38;
     const all = spec.series.flatMap((s) => s.points.map((p) => ({ ...p, s }))).filter((p) => p.y !== null);
+    if (!all.length) return el("p", { class: "soft" }, "no finite value");
     const ys = all.flatMap((p) => [p.low ?? p.y, p.high ?? p.y]).concat((spec.baseline ?? []).map((b) => b.y));
     const xs = all.map((p) => p.x);
     let [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
