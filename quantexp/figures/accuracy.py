@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from quantexp.evaluation.tasks import TASKS
 from quantexp.figures import style
 from quantexp.figures.lines import Line, MissingError, bits_text, heading, lines
+from quantexp.figures.palette import PALE
 from quantexp.report.averages import AVERAGES, KIND, with_averages
 from quantexp.report.collect import Row
 from quantexp.report.distinguish import Column
@@ -43,7 +44,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         order = [c for c in _order(found) if any(line.column == c for line in of)]
         _panel(axis, of, order, entries)
         axis.set_title(heading(of[-1], found, bits_text(of[-1])))
-    entries["guessing"] = {"color": style.PALE, "linestyle": (0, (2, 1)), "linewidth": 1.3}
+    entries["guessing"] = {"color": PALE, "linestyle": (0, (2, 1)), "linewidth": 1.3}
     style.legend(figure, entries, _meaning(found))
     return figure
 
@@ -67,7 +68,7 @@ def _panel(
         chance = _chance(column[0])
         if chance is not None:
             ends = (x - _WIDTH / 2, x + _WIDTH / 2)
-            axis.hlines(100 * chance, *ends, color=style.PALE, linestyle=(0, (2, 1)), linewidth=1.3)
+            axis.hlines(100 * chance, *ends, color=PALE, linestyle=(0, (2, 1)), linewidth=1.3)
     axis.set_xticks(range(len(order)), [_name(column) for column in order])
     axis.grid(False, axis="x")
     axis.set_ylabel("accuracy (%)")

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from quantexp.figures import style
 from quantexp.figures.lines import MissingError
+from quantexp.figures.palette import PALE
 from quantexp.report import names
 from quantexp.report.collect import EDITED, Row
 from quantexp.report.distinguish import Column, columns, place
@@ -60,7 +61,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             named = title == "perplexity" and len(sets) == 1
             axis.set_ylabel(f"{title} ({sets.pop()})" if named else title)
     if any(None in curve for curves in found.values() for curve in curves.values()):
-        entries["the method's own sizes"] = {"color": style.PALE, **_OWN}
+        entries["the method's own sizes"] = {"color": PALE, **_OWN}
     style.legend(figure, entries)
     return figure
 

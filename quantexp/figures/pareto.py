@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quantexp.figures import style
-from quantexp.figures.lines import Line, MissingError, broken_note, heading, lines
+from quantexp.figures.lines import Line, MissingError, broken_note
+from quantexp.figures.palette import PALE
+from quantexp.figures.panels import bits, perplexities
 from quantexp.report import names
 from quantexp.report.collect import Row
 
@@ -25,34 +27,21 @@ def draw(rows: Sequence[Row]) -> Figure:
     Raises:
         MissingError: No quantized cell has a perplexity and a calibration report.
     """
-    found = lines([row for row in rows if row.metric == "ppl" and row.value is not None])
-    shown = [line for line in found if line.first.effective_bits is not None]
-    groups: dict[Any, list[Line]] = {}
-    for line in shown:
-        groups.setdefault((line.group, line.column, line.place[3:7]), []).append(line)
-    groups = {
-        key: groups[key]
-        for key in sorted(groups, key=_order)
-        if any(line.values for line in groups[key])
-    }
-    if not groups:
+    found = perplexities(rows)
+    shown = found.quantized
+    if not found.panels:
         raise MissingError("no finished perplexity of a quantized cell with its calibration report")
-    figure, axes = style.panels(len(groups))
+    figure, axes = style.panels(len(found.panels))
     entries: dict[str, Any] = {}
-    figure_lines = [line for line in found if line.values]
+    figure_lines = [line for line in found.lines if line.values]
     for line in sorted(figure_lines, key=lambda line: (names.method_order(line.label), line.name)):
         entries.setdefault(
             line.name, _BASELINE if line.baseline else style.line(line.label, line.variant)
         )
-    for axis, ((group, column, forward), of) in zip(axes, groups.items(), strict=True):
-        full = [
-            line for line in found if line.baseline and (line.group, line.column) == (group, column)
-        ]
-        _panel(axis, of, full)
-        several = len({key[1] for key in groups}) > 1
-        name = names.column_name(*column).removesuffix(" ↓")
-        axis.set_title(heading(of[0], shown, name if several else "", _forward(forward)))
-        axis.set_ylabel(f"perplexity ({column[0]})")
+    for axis, panel in zip(axes, found.panels, strict=True):
+        _panel(axis, panel.lines, panel.baseline)
+        axis.set_title(panel.title)
+        axis.set_ylabel(f"perplexity ({panel.column[0]})")
         axis.set_xlabel("effective bits per weight")
     style.legend(figure, entries, broken_note(shown))
     return figure
@@ -65,16 +54,16 @@ def _panel(axis: Axes, of: Sequence[Line], baseline: Sequence[Line]) -> None:
             curves.setdefault((line.label, line.variant), []).append(line)
     points = []
     for (label, variant), curve in curves.items():
-        curve.sort(key=_bits)
+        curve.sort(key=bits)
         look = style.line(label, variant)
         axis.errorbar(
-            [_bits(line) for line in curve],
+            [bits(line) for line in curve],
             [line.mean for line in curve],
             yerr=style.whiskers([line.spread for line in curve]),
             elinewidth=0.8,
             **look,
         )
-        points += [(_bits(line), line.mean) for line in curve]
+        points += [(bits(line), line.mean) for line in curve]
     values = [value for _, value in points]
     _front(axis, points)
     for line in baseline:
@@ -82,40 +71,17 @@ def _panel(axis: Axes, of: Sequence[Line], baseline: Sequence[Line]) -> None:
             axis.axhline(line.mean, zorder=1.5, **_BASELINE)
             values.append(line.mean)
     axis.margins(y=0.12)
-    bits = [x for x, _ in points]
-    room = max(0.12 * (max(bits) - min(bits)), (_LEAST - max(bits) + min(bits)) / 2)
-    axis.set_xlim(min(bits) - room, max(bits) + room)
+    along = [x for x, _ in points]
+    room = max(0.12 * (max(along) - min(along)), (_LEAST - max(along) + min(along)) / 2)
+    axis.set_xlim(min(along) - room, max(along) + room)
     style.log_if_wide(axis, values)
 
 
 def _front(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
     best: list[tuple[float, float]] = []
-    for bits, value in sorted(points):
+    for along, value in sorted(points):
         if not best or value < best[-1][1]:
-            best.append((bits, value))
+            best.append((along, value))
     if len(best) > 1:
         x, y = zip(*best, strict=True)
-        axis.step(x, y, where="post", color=style.PALE, linewidth=3, alpha=0.35, zorder=1)
-
-
-def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Weights only first, then activations from many bits to few."""
-    group, column, forward = key
-    return (group, column, tuple(-(bits or 16) for bits in forward))
-
-
-def _bits(line: Line) -> float:
-    """Mean over seeds: transforms take the same room in each."""
-    found = [row.effective_bits for row in line.rows if row.effective_bits is not None]
-    return sum(found) / len(found)
-
-
-def _forward(bits: tuple[int | None, ...]) -> str:
-    activation, key, value, query = (bit or 16 for bit in bits)
-    parts = [f"activations {activation} bit"] if activation < 16 else []
-    if key == value and key < 16:
-        parts.append(f"KV {key} bit")
-    else:
-        parts += [f"{name} {b} bit" for name, b in (("keys", key), ("values", value)) if b < 16]
-    parts += [f"queries {query} bit"] if query < 16 else []
-    return ", ".join(parts) or "weights only"
+        axis.step(x, y, where="post", color=PALE, linewidth=3, alpha=0.35, zorder=1)

@@ -5,7 +5,6 @@ same in grey. Equal data give equal files: no dates, no random ids.
 """
 
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from quantexp.figures import palette
+
 COLUMN, PAGE = 3.4, 7.0  # widths in inches: one column of a two-column paper, and both
-PALE = "#8a8a8a"  # what is not data: chance level, front
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-_YELLOW, _BLUE, _RED, _PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-_METHODS = {
-    "none": (_BLACK, "s"),
-    "original": (_BLACK, "s"),  # rounded as it is, in figures 1 and 2
-    "rtn": (_ORANGE, "o"),
-    "gptq": (_SKY, "s"),
-    "smoothquant": (_GREEN, "^"),
-    "awq": (_PURPLE, "D"),
-    "omniquant": (_BLUE, "v"),
-    "quarot": (PALE, "P"),
-    "hadamard": (PALE, "P"),  # QuaRot's transform
-    "spinquant": (_YELLOW, "X"),
-    "flatquant": (_RED, "*"),
-}
-_MARKERS = ("h", "<", ">", "d", "p", "8")  # of other methods, and of a method's further variants
 _SIZES = {"*": 8, "o": 7}  # RTN's circle stays visible where GPTQ's square lies on it
 _LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _HATCHES = ("", "///", "...", "xxx")
@@ -77,7 +61,7 @@ def look() -> Iterator[None]:
 
 def colour(label: str) -> str:
     """The method's colour, ``+gptq`` or not."""
-    return _method(label)[0]
+    return palette.method(label)[0]
 
 
 def line(label: str, variant: int = 0) -> dict[str, Any]:
@@ -87,10 +71,8 @@ def line(label: str, variant: int = 0) -> dict[str, Any]:
         label: ``flatquant``, ``flatquant+gptq``, ….
         variant: 0 for the first of the method's variants in a figure, 1 for the next, ….
     """
-    shade, marker = _method(label)
+    shade, marker = colour(label), palette.marker(label, variant)
     rounded = "+" in label
-    if variant:
-        marker = _MARKERS[(variant - 1) % len(_MARKERS)]
     return {
         "color": shade,
         "marker": marker,
@@ -187,13 +169,3 @@ def save(figure: Figure, path: Path) -> None:
     with look():
         figure.savefig(partial, format=form, metadata=_METADATA[form])
     partial.replace(path)
-
-
-def _method(label: str) -> tuple[str, str]:
-    first = label.split("+")[0]
-    if first in _METHODS:
-        return _METHODS[first]
-    # a method of the user's own: any look, but in every figure the same
-    number = zlib.crc32(first.encode())
-    colours = (_SKY, _PURPLE, _BLUE, _GREEN, _YELLOW)
-    return colours[number % len(colours)], _MARKERS[number % len(_MARKERS)]

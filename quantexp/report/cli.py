@@ -3,7 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
+from quantexp.errors import ConfigError
+from quantexp.experiment import record
 from quantexp.experiment.outputs import add_argument
 from quantexp.report.collect import Row
 from quantexp.report.view import DIMENSIONS, View, names, only
@@ -25,6 +29,8 @@ def main(argv: list[str]) -> int:
         DataError: Two cells that are to be compared have no test set in common.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.to is not None and (arguments.format is None or arguments.compare):
+        raise ConfigError(f"--to needs --format, one of {', '.join(FORMATS)}, and no --compare")
     view = View(
         rows=names(arguments.rows),
         cols=names(arguments.cols),
@@ -52,7 +58,11 @@ def main(argv: list[str]) -> int:
     only(view.metric, [row.metric for row in rows if row.metric])
     if view.metric:
         rows = [row for row in rows if row.metric in view.metric]
-    _write(rows, arguments.format, view)
+    text = _text(rows, arguments.format, view, outputs, arguments.sweep)
+    if arguments.to is not None and rows:
+        _save(arguments.to, text)
+    else:
+        sys.stdout.write(text)
     if not rows:
         print(
             f"no results in {outputs} yet: run `python -m quantexp method=rtn bits=w4a4 -m` first, "
@@ -63,28 +73,52 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _write(rows: Sequence[Row], form: str | None, view: View) -> None:
+def _text(
+    rows: Sequence[Row], form: str | None, view: View, outputs: Path, sweep: str | None
+) -> str:
+    """The report in a format; for the terminal it is drawn at once, and nothing is left to say."""
     from quantexp.report import table
 
     if form == "json":
-        sys.stdout.write(table.to_json(rows, view))
-    elif not rows:
-        return
-    elif form == "csv":
-        sys.stdout.write(table.to_csv(rows))
-    elif form == "md":
-        sys.stdout.write(table.markdown(rows, view))
-    elif form in ("latex", "html"):
-        from quantexp.report import styled
+        return table.to_json(rows, view)
+    if not rows:
+        return ""
+    if form == "csv":
+        return table.to_csv(rows)
+    if form == "md":
+        return table.markdown(rows, view)
+    if form in ("latex", "html"):
         from quantexp.report.compare import compare
         from quantexp.report.layout import lay_out
 
         grid = lay_out(compare(rows, view), view)
-        sys.stdout.write(styled.to_latex(grid) if form == "latex" else styled.to_html(grid))
-    else:
-        from rich.console import Console
+        if form == "html":
+            from quantexp.report.page.build import page
 
-        table.print_table(rows, Console(), view)
+            return page(rows, grid, outputs, sweep)
+        from quantexp.report.styled import to_latex
+
+        return to_latex(grid)
+    from rich.console import Console
+
+    table.print_table(rows, Console(), view)
+    return ""
+
+
+def _save(path: Path, text: str) -> None:
+    """Writes the report; a reader sees the old file or the new one, never a part."""
+    partial = record.partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ConfigError(
+            f"--to {path}: {error.strerror}: name a file that can be written"
+        ) from error
+    print(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,8 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="a table in Markdown, LaTeX (booktabs) or as an HTML page, or one row per value as "
-        "CSV or JSON (default: a drawn table in a terminal, else md)",
+        help="a table in Markdown or LaTeX (booktabs), one HTML page with table, plots and details "
+        "of each cell, or one row per value as CSV or JSON (default: a drawn table in a terminal, "
+        "else md)",
+    )
+    parser.add_argument(
+        "--to", metavar="FILE", type=Path, help="write this file instead of standard output"
     )
     add_argument(parser)
     shape = parser.add_argument_group("layout")

@@ -62,6 +62,7 @@ class Line:
     state: str  # empty where everything is done
     label: str = ""
     rows: tuple[tuple[int, ...], ...] = ()  # of each entry: the rows (by index) that it shows
+    cells: tuple[str, ...] = ()  # all of its cells, finished or not
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _line(
         state=_state([max(some, key=lambda row: row.status == EDITED) for some in cells.values()]),
         label=first.label,
         rows=tuple(members),
+        cells=tuple(cells),
     )
 
 

@@ -32,11 +32,16 @@ class GridColumn:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to draw. ``breaks``: rows (by index) that begin a new group."""
+    """A table to draw.
+
+    ``breaks``: rows (by index) that begin a new group; ``cells``: of each row, the ids of the cells
+    that it shows.
+    """
 
     columns: tuple[GridColumn, ...]
     breaks: frozenset[int]
     notes: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...] = ()
 
     @property
     def height(self) -> int:
@@ -97,7 +102,8 @@ def lay_out(comparison: Comparison, view: View | None = None, without: Sequence[
     columns = [replace(c, header=_deep(c.header, depth)) for c in (*labels, *numbers, *costs)]
     groups = [{line.group for line, _ in places[row].values()} for row in rows]
     breaks = frozenset(n for n in range(1, len(rows)) if groups[n].isdisjoint(groups[n - 1]))
-    return Grid(tuple(columns), breaks, comparison.notes)
+    cells = [dict.fromkeys(c for line, _ in places[r].values() for c in line.cells) for r in rows]
+    return Grid(tuple(columns), breaks, comparison.notes, tuple(map(tuple, cells)))
 
 
 def _deep(header: tuple[str, ...], depth: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from quantexp.__main__ import main
 from quantexp.evaluation.tasks import TASKS
 from quantexp.experiment import record
-from quantexp.figures import cli, style
+from quantexp.figures import cli, palette, style
 from quantexp.figures.draw import KINDS, draw
 from quantexp.figures.lines import MissingError, lines
 from quantexp.report.collect import Row, collect
@@ -132,7 +132,7 @@ def test_figures_without_data_say_what_would_give_it(outputs: FakeOutputs) -> No
 
 
 def test_methods_differ_in_colour_or_marker_and_rounding_in_fill() -> None:
-    known = [*style._METHODS]
+    known = [*palette.METHODS]
     looks = [(style.line(name)["color"], style.line(name)["marker"]) for name in known]
     assert len(set(looks)) == len(set(known) - {"original", "hadamard"})
     plain, gptq = style.line("flatquant"), style.line("flatquant+gptq")

@@ -100,7 +100,9 @@ def test_html_is_one_page_with_escaped_text(
     assert "&lt;b&gt;x" in page
     assert "<b>x" not in page
     assert "http" not in page  # nothing is loaded
-    assert re.search(r'class="data row\d col3 number second" ?>7.00<', page)
+    assert re.search(r'class="number second" data-value="7.0">7.00<', page)
+    table = styled.to_html(grid(filled, View()))
+    assert re.search(r'class="data row\d col3 number second" ?>7.00<', table)
 
 
 def test_latex_uses_booktabs_and_escapes(
