@@ -152,6 +152,8 @@ def test_the_hubs_refusals_are_told_apart(
     hub.gated, hub.private = {"models/org/gated"}, {"models/org/private"}
     hub.down = name == "down"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    # read once when imported: whoever runs the tests may have switched the network off
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setenv("HF_TOKEN", token)
     revision = "v9" if name == "tiny" else None
