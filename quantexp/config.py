@@ -25,9 +25,9 @@ SCHEMES = (
 GRANULARITIES = {
     "weight": ("per_channel", "per_tensor"),
     "activation": ("per_token", "per_tensor"),
-    "key": ("per_head", "per_token", "per_tensor"),
+    "key": ("per_head", "per_token", "per_token_before_rope", "per_tensor"),
     "value": ("per_head", "per_token", "per_tensor"),
-    "query": ("per_head", "per_token", "per_tensor"),
+    "query": ("per_head", "per_token", "per_token_before_rope", "per_tensor"),
 }
 TENSORS = tuple(GRANULARITIES)
 

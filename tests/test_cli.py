@@ -107,6 +107,7 @@ WRONG = [
     ("cluster.threads=0", "cluster.threads=0", "1 or more"),
     ("repor", "repor", "KEY=VALUE"),
     ("method=flatquant bits.weight.granularity=per_tensor", "per_tensor", "use per_channel"),
+    ("method=flatquant bits.key.granularity=per_token_before_rope", "P_h", "use per_head"),
     ("bits.weight.clip_search=grid bits.weight.clip_ratio=0.9", "clip_ratio=0.9", "leave one"),
 ]
 

@@ -129,6 +129,13 @@ class FlatQuant(Method):
                 "method.clipping_position=before needs method.transform and method.clipping: "
                 "without both there is nothing to clip before; use clipping_position=after"
             )
+        for tensor in ("key", "query"):
+            if o.transform and getattr(bits, tensor).granularity == "per_token_before_rope":
+                raise ConfigError(
+                    f"bits.{tensor}.granularity=per_token_before_rope with method=flatquant: P_h "
+                    "acts behind RoPE, on what would be quantized already; use per_head or "
+                    "per_token, or method.transform=false"
+                )
         if not o.transform:
             for key in ("parametrization", "init", "kronecker_hidden", "kronecker_intermediate"):
                 _unused(o, key, "method.transform=false has no matrices")

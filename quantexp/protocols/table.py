@@ -88,18 +88,17 @@ def _smoothquant(models: tuple[str, ...], alpha: float) -> tuple[Entry, ...]:
         "method.alpha": alpha,
         "method.alpha_grid": (),
     }
-    # q, k and v as they leave their linears: whole tokens
+    # q, k and v as they leave their linears (quantize_bmm_input): whole tokens
     outputs = {
-        **_forward("key", "symmetric", "per_token"),
+        **_forward("key", "symmetric", "per_token_before_rope"),
         **_forward("value", "symmetric", "per_token"),
-        **_forward("query", "symmetric", "per_token"),
+        **_forward("query", "symmetric", "per_token_before_rope"),
     }
     source = "mit-han-lab/smoothquant (README, examples/ppl_eval.sh, smoothquant/calibration.py)"
     short = "documents shorter than 512 tokens are passed over (official: taken as they are)"
-    linears = "outputs of q, k and v stay at 16 bits (official LLaMA runs: 8, before RoPE)"
+    linears = "outputs of q, k and v stay at 16 bits (official LLaMA runs: bits=w8a8kv8q8)"
     # the demo model stands for any of them
     varied = {"method.alpha": (0.85, 0.9)} if DEMO in models else {}
-    rope = "queries and keys are quantized after RoPE (official: before)"
     return (
         Entry("smoothquant", models, ("w8a8",), settings, source, (linears, short)),
         Entry(
@@ -108,7 +107,7 @@ def _smoothquant(models: tuple[str, ...], alpha: float) -> tuple[Entry, ...]:
             ("w8a8kv8q8",),
             {**settings, **outputs},
             source,
-            (rope, short),
+            (short,),
             varied=varied,
         ),
     )

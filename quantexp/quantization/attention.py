@@ -56,7 +56,11 @@ class AttentionQuantizers(nn.Module):
             value = self.value_transform.act(value)
         if self.value_online is not None:
             value = self.value_online(value)
-        return self.query(query), self.key(key), self.value(value)
+        if not self.query.before_rope:
+            query = self.query(query)
+        if not self.key.before_rope:
+            key = self.key(key)
+        return query, key, self.value(value)
 
     def merge(self, stored: torch.dtype) -> None:
         """Fixes the transforms; they stay online: RoPE stands between P_h and the weights."""

@@ -60,6 +60,10 @@ class QuantBlock:
             _set(module, path, self.linears[path])
         self.attention = AttentionQuantizers(bits)
         setattr(module.get_submodule(architecture.attention), IMPLEMENTATION, self.attention)
+        for name in ("key", "query"):
+            quantizer = getattr(self.attention, name)
+            if quantizer.before_rope:
+                self.linears[getattr(architecture, name)].output_quantizer = quantizer
 
     def install(self, site_name: str, transform: Transform) -> None:
         """Puts a transform at a site: on the norm, or on the input of the linear behind it."""

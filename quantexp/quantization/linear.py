@@ -22,7 +22,7 @@ from quantexp.quantization.transforms import Online, Transform
 
 
 class QuantLinear(nn.Module):
-    """y = Q(x) Q(W)ᵀ + b.
+    """y = Q(x) Q(W)ᵀ + b, and Q(y) where keys or queries are quantized before RoPE.
 
     Attributes:
         weight: (O, C), a parameter that is never trained.
@@ -33,6 +33,7 @@ class QuantLinear(nn.Module):
         clamp_first: Whether it acts on the weight as it is, before the transforms.
         online: Online transform of the input, where no norm carries it.
         fitting: Whether weights are derived from the parameters at every call.
+        output_quantizer: Quantizer of the output, shared with the attention, or ``None``.
         siblings: Linears of the same site whose small weights are derived in one go, or ``None``.
         observer: Called with the quantized input (B, T, C), for Hessians and ranges.
     """
@@ -46,6 +47,7 @@ class QuantLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.input_quantizer = Quantizer(bits.activation)
         self.weight_quantizer = Quantizer(bits.weight)
+        self.output_quantizer: Quantizer | None = None
         self.site: Transform | None = None
         self.heads: Transform | None = None
         self.clamp: LearnedClamp | None = None
@@ -64,14 +66,18 @@ class QuantLinear(nn.Module):
         x = self.input_quantizer(x)
         if self.observer is not None:
             self.observer(x)
+        weight, bias = self._used()
+        out = functional.linear(x, weight, bias)
+        return out if self.output_quantizer is None else self.output_quantizer(out)
+
+    def _used(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a forward pass."""
         if not self.fitting:
-            return functional.linear(x, self.weight, self.bias)
+            return self.weight, self.bias
         if self.siblings is not None:
-            weight, bias = self.siblings.derived(self)
-        else:
-            weight, bias = self.derived()
-            weight = self.weight_quantizer(weight)
-        return functional.linear(x, weight, bias)
+            return self.siblings.derived(self)
+        weight, bias = self.derived()
+        return self.weight_quantizer(weight), bias
 
     def derived(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias after input transform, clamp, output transform and final clamp.

@@ -184,6 +184,11 @@ class Quantizer(nn.Module):
         """Whether the quantizer changes its input."""
         return self.spec.active
 
+    @property
+    def before_rope(self) -> bool:
+        """Whether it acts on what a projection puts out, not on keys or queries after RoPE."""
+        return self.spec.granularity == "per_token_before_rope"
+
     def forward(self, x: Tensor) -> Tensor:
         """The dequantized tensor, same shape and dtype as ``x``."""
         if not self.active or self.bypassed:

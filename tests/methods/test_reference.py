@@ -16,6 +16,13 @@ from quantexp.experiment.evaluate import evaluate
 W4, W3, W8A8, W4A4KV4 = (4, 16, 16, 16), (3, 16, 16, 16), (8, 8, 16, 16), (4, 4, 4, 4)
 OUTLIERS = "stories260K-outliers"
 AWQ = "asymmetric_clamped"
+_OUTPUT = {"bits": 8, "scheme": "symmetric"}
+_BEFORE_ROPE = {**_OUTPUT, "granularity": "per_token_before_rope"}
+BMM = {  # quantize_bmm_input: outputs of q, k and v, whole tokens
+    "key": _BEFORE_ROPE,
+    "value": {**_OUTPUT, "granularity": "per_token"},
+    "query": _BEFORE_ROPE,
+}
 
 
 def measure(
@@ -153,6 +160,9 @@ def _gptq(act_order: bool, true_sequential: bool) -> dict[str, Any]:
         # smoothquant
         ("smoothquant", W8A8, {"options": {"alpha": 0.5}}, 4.53502),
         ("smoothquant", W8A8, {"options": {"alpha": 0.8}}, 4.52722),
+        ("rtn", W8A8, {"tensors": BMM}, 4.55034),
+        ("smoothquant", W8A8, {"options": {"alpha": 0.5}, "tensors": BMM}, 4.55299),
+        ("smoothquant", W8A8, {"options": {"alpha": 0.85}, "tensors": BMM}, 4.55397),
         ("smoothquant", W8A8, {"options": {"alpha": 0.5}, "model": OUTLIERS}, 4.55749),
         ("smoothquant", W8A8, {"options": {"alpha": 0.8}, "model": OUTLIERS}, 4.55429),
     ],

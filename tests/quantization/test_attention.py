@@ -73,6 +73,32 @@ def test_keys_and_queries_are_quantized_after_rope(path: Path, transform: bool) 
     assert relative(found, before) > 0.02
 
 
+@torch.no_grad()
+def test_before_rope_keys_and_queries_are_quantized_as_their_projections_put_them_out(
+    path: Path,
+) -> None:
+    scheme = {"granularity": "per_token_before_rope", "scheme": "symmetric"}
+    value = {"granularity": "per_token", "scheme": "symmetric"}
+    tensors = {"key": scheme, "value": value, "query": {"bits": 3, **scheme}}
+    config = make_config(path, bits=(16, 16, 3, 3), tensors=tensors)
+    model = streamed(config)
+    plain = model.block(0, torch.float32)
+    quant = QuantBlock(model.block(0, torch.float32), LLAMA, config.bits)
+
+    def rounded(_: torch.nn.Module, __: object, out: Tensor) -> Tensor:
+        scale = out.abs().amax(-1, keepdim=True) / 3
+        return (out / scale).round() * scale
+
+    for linear in (plain.self_attn.q_proj, plain.self_attn.k_proj, plain.self_attn.v_proj):
+        linear.register_forward_hook(rounded)
+    kwargs = model.block_kwargs(24, torch.float32)[0]
+    x = model.embed(windows(), torch.float32).to(model.device)
+    expected = plain.self_attn(x, **kwargs)[0]
+    assert relative(quant.module.self_attn(x, **kwargs)[0], expected) < 1e-5
+    with quant.bypass():
+        assert relative(quant.module.self_attn(x, **kwargs)[0], expected) > 0.02
+
+
 @pytest.mark.parametrize("bits", [(16, 16, 16, 16), (16, 8, 4, 4)])
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()

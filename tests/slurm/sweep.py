@@ -3,6 +3,7 @@
 Calibrating takes about two seconds for each of four blocks: time enough to disturb it.
 """
 
+import getpass
 import hashlib
 import json
 import os
@@ -64,7 +65,9 @@ class Sweep:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        subprocess.run(["scancel", "-u", "root"], capture_output=True, check=False)
+        subprocess.run(["scancel", "-u", getpass.getuser()], capture_output=True, check=False)
+        # a job that still completes would be in the next test's queue
+        until(lambda: not slurm("squeue", "-h"), "empty queue")
 
     @property
     def cell(self) -> Path:

@@ -156,7 +156,7 @@ def test_a_run_that_outlives_its_node_steps_back(
 def small_disk(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "o"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("file systems cannot be mounted here")
     yield folder
@@ -175,7 +175,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_record(
     code, _ = finish(client)
     assert code == 1
     filler.unlink()
-    slurm("mount", "-o", "remount,size=64m", str(small_disk))
+    slurm("mount", "-o", "remount,size=96m", str(small_disk))
     sweep.settle_again(quiet)
     assert "disk full" in sweep.faults()
 
