@@ -39,7 +39,7 @@ def ppl(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], 
     }
 
 
-def test_w4a4_orders_the_methods_as_on_large_models(
+def test_o38_w4a4_orders_the_methods_as_on_large_models(
     ppl: dict[tuple[str, str, str], float],
 ) -> None:
     fp = ppl["none", "rtn", "w16a16"]
