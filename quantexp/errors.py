@@ -37,7 +37,8 @@ def did_you_mean(value: str, allowed: Iterable[str]) -> str:
 def unknown(kind: str, value: str, allowed: Iterable[str]) -> str:
     """One sentence for an unknown name, with the nearest name and the allowed set."""
     names = sorted(name for name in allowed if not name.startswith("_"))
-    return f"unknown {kind} '{value}': {did_you_mean(value, names)}allowed: {', '.join(names)}"
+    allowed = ", ".join(names) or "none"
+    return f"unknown {kind} '{value}': {did_you_mean(value, names)}allowed: {allowed}"
 
 
 class Detached(QuantexpError):  # noqa: N818 (it is no error)
