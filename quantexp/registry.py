@@ -24,10 +24,11 @@ def method_names() -> list[str]:
     return sorted({*own_names(), *known.methods()})
 
 
-def own_names() -> list[str]:
+@cache
+def own_names() -> tuple[str, ...]:
     """Names of our methods: the modules of ``quantexp.methods`` without the base."""
     found = (m.name for m in pkgutil.iter_modules(methods.__path__))
-    return sorted(name for name in found if name != "base")
+    return tuple(sorted(name for name in found if name != "base"))
 
 
 def plugin(name: str) -> PluginMethod | None:

@@ -4,6 +4,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from quantexp.errors import ConfigError, did_you_mean
@@ -22,8 +23,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     Raises:
         ConfigError: An unknown or missing key, or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+    hints, fields = _described(cls)
     for key in data:
         if key not in fields:
             hint = did_you_mean(str(key), fields)
@@ -38,8 +38,16 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     return cls(**values)
 
 
+@cache
+def _described(cls: type[Any]) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """Types and fields by name; a sweep builds the same few classes thousands of times."""
+    return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+
+
 def plain(value: Any) -> Any:
     """The inverse of :func:`build`: dataclasses → dicts and lists that JSON can hold."""
+    if value is None or type(value) in _NAMES:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -66,7 +74,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"'{where}' must be a mapping of keys, not {value!r}")
-        return build(typing.cast(type[Any], hint), value, where)
+        key = (hint, where, repr(value))
+        if key not in _shared:
+            _shared[key] = build(typing.cast(type[Any], hint), value, where)
+        return _shared[key]
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"'{where}' must be a list, not {value!r}: write {where}=[…]")
@@ -82,6 +93,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     return value
 
+
+# Parts that are equal in the cells of a sweep are one object: all of them are frozen.
+_shared: dict[tuple[Any, str, str], Any] = {}
 
 _NAMES: dict[type, str] = {
     int: "a whole number",

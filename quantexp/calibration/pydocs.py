@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from quantexp.calibration import pydocs_cache
+
 SPLITS = ("train", "heldout")
 
 HELDOUT_ONE_IN = 10
@@ -117,10 +119,24 @@ def _is_heldout(document: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _by_split() -> MappingProxyType[str, tuple[str, ...]]:
+    found = pydocs_cache.kept(_decisive(), _read)
+    return MappingProxyType({split: tuple(found[split]) for split in SPLITS})
+
+
+def _read() -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in _deduplicated(_raw_documents()):
         parts["heldout" if _is_heldout(document) else "train"].append(document)
-    return MappingProxyType({split: tuple(part) for split, part in parts.items()})
+    return parts
+
+
+def _decisive() -> Iterator[Path]:
+    """All files that decide the documents: what is read, and how."""
+    from pydoc_data import topics
+
+    yield Path(__file__)
+    yield Path(str(topics.__file__))
+    yield from _source_files()
 
 
 def documents(split: str) -> list[str]:

@@ -1,5 +1,10 @@
 """calibrate: one distinct calibration → one quantized checkpoint."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
 from quantexp.calibration.blocks import Progress, calibrate_blocks
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.sampling import token_hash
@@ -22,6 +27,25 @@ def calibrate(cell: Cell, progress: Progress) -> None:
     model = StreamedModel(cell.model, cell.config.model)
     windows = cell.windows.load(model.tokenizer()) if cell.needs_windows else None
     report = calibrate_blocks(model, cell.method, cell.config, windows, checkpoint, progress)
+    conclude(cell, checkpoint, model.blocks, windows, report)
+
+
+def conclude(
+    cell: Cell,
+    checkpoint: QuantizedCheckpoint,
+    blocks: int,
+    windows: Tensor | None,
+    report: Mapping[str, Any],
+) -> None:
+    """Makes a checkpoint of stored blocks, with its manifest and its report.
+
+    Args:
+        cell: Whose.
+        checkpoint: All its blocks are stored.
+        blocks: How many there are.
+        windows: The tokens it was calibrated on (B, T), or ``None``.
+        report: Of the block loop.
+    """
     drawn = {} if windows is None else {"token_hash": token_hash(windows)}
     common = {
         **drawn,
@@ -41,4 +65,4 @@ def calibrate(cell: Cell, progress: Progress) -> None:
         "config": to_plain(cell.config),
         "effective_bits": report["effective_bits"],
     }
-    checkpoint.consolidate(model.blocks, manifest, {**common, **report})
+    checkpoint.consolidate(blocks, manifest, {**common, **report})

@@ -1,6 +1,6 @@
 """evaluate: a cell's checkpoint × one evaluation → one record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,25 @@ def evaluate(
                 "token_hash": token_hash(windows),
             },
         }
+    measured = {
+        "dtype": str(model.compute).removeprefix("torch."),
+        "stored_dtype": str(model.stored).removeprefix("torch."),
+        **meter.read(),
+    }
+    store(cell, evaluation, found, measured)
+
+
+def store(
+    cell: Cell, evaluation: Evaluation, found: Mapping[str, Any], measured: Mapping[str, Any]
+) -> None:
+    """Writes the record of an evaluation.
+
+    Args:
+        cell: Whose.
+        evaluation: One of the cell's.
+        found: Metric, value and details.
+        measured: With which dtypes, in how many seconds and bytes.
+    """
     identity = cell.describe()
     del identity["config"], identity["run_only"], identity["fingerprint"]
     record.write_signed(
@@ -99,9 +118,7 @@ def evaluate(
             "inputs": evaluation.inputs,
             "device": device_name(),
             "threads": torch.get_num_threads(),
-            "dtype": str(model.compute).removeprefix("torch."),
-            "stored_dtype": str(model.stored).removeprefix("torch."),
-            **meter.read(),
+            **measured,
             **_fallbacks(cell),
             "time": record.now(),
             "provenance": record.provenance(),

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from math import gcd
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def problems(cell: Cell) -> list[str]:
 
 
 def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
-    yield lambda: _writable(cell.outputs)
+    yield lambda: _writable(cell.outputs, cell.outputs.absolute())
     try:
         model = cell.model
     except QuantexpError as error:
@@ -73,9 +74,10 @@ def _measured(cell: Cell, task: str) -> bool:
         return False
 
 
-def _writable(outputs: Path) -> None:
+@cache  # a file for each cell of a sweep would be bad manners
+def _writable(outputs: Path, absolute: Path) -> None:
     # Of a folder that is not there yet, the part that is: checking leaves nothing behind.
-    there = next(path for path in (outputs, *outputs.absolute().parents) if path.exists())
+    there = next(path for path in (absolute, *absolute.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
             pass

@@ -5,6 +5,7 @@ compose to, by ``OmegaConf.update``; doing the same here gives the same configur
 """
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -41,6 +42,7 @@ class Composer:
         self._compose = compose
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._reused: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
+        self._templates: dict[tuple[tuple[str, ...], Any], dict[str, Any] | None] = {}
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The configuration of one cell, resolved.
@@ -50,6 +52,30 @@ class Composer:
             HydraException, OmegaConfBaseException: What Hydra itself refuses.
         """
         groups, values = _divide(overrides)
+        parsed = [parse(text) for text in values]
+        found = [override.value() for override in parsed]
+        if not all(map(_is_plain, found)):
+            return self._resolved(groups, values)
+        # cells that set the same keys to values of the same types differ in these values alone
+        key = (groups, tuple((o.key_or_group, type(v)) for o, v in zip(parsed, found, strict=True)))
+        if key not in self._templates:
+            made = self._resolved(groups, values)
+            self._templates[key] = None if _refers(self._base(groups)) else made
+            return made
+        template = self._templates[key]
+        if template is None:
+            return self._resolved(groups, values)
+        data = copy_plain(template)
+        for override, value in zip(parsed, found, strict=True):
+            *path, last = override.key_or_group.split(".")
+            node = data
+            for name in path:
+                node = node[name]
+            node[last] = value
+        return data
+
+    def _resolved(self, groups: tuple[str, ...], values: Sequence[str]) -> dict[str, Any]:
+        """By OmegaConf: it refuses unknown keys and resolves references."""
         config = self._for_values(groups, [parse(value) for value in values])
         for text in values:
             override = parse(text)
@@ -102,6 +128,26 @@ def parse(text: str) -> Override:
         OverrideParseException: It is none.
     """
     return OverridesParser.create().parse_overrides([text])[0]
+
+
+def copy_plain(value: Any) -> Any:
+    """A copy of plain data; several times faster than ``copy.deepcopy``."""
+    if isinstance(value, dict):
+        return {key: copy_plain(item) for key, item in value.items()}
+    return [copy_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value means itself: no mapping or list, no reference to others, not missing."""
+    if isinstance(value, str):
+        return "${" not in value and value != "???"
+    return value is None or type(value) in (bool, int, float)
+
+
+def _refers(config: DictConfig) -> bool:
+    """Whether a value of a configuration depends on another one of it."""
+    text = OmegaConf.to_yaml(config)
+    return "${" in re.sub(r"\$\{oc\.env:[^${}]*\}", "", text)
 
 
 def _divide(overrides: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

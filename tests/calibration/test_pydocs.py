@@ -1,21 +1,26 @@
 """The text that every CPython ships."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from quantexp.calibration import pydocs
+from quantexp.calibration import pydocs, pydocs_cache
 
 
 def words(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text).strip().casefold()
 
 
-def test_deterministic_across_processes() -> None:
+def test_deterministic_across_processes(tmp_path: Path) -> None:
     code = "from quantexp.calibration import pydocs; print(pydocs.content_hash())"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}  # read anew
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     assert other.stdout.strip() == pydocs.content_hash()
     assert re.fullmatch("[0-9a-f]{64}", pydocs.content_hash())
 
@@ -64,3 +69,26 @@ def test_unknown_split_names_the_allowed_ones(call: object) -> None:
     assert callable(call)
     with pytest.raises(ValueError, match=r"'test'.*train, heldout"):
         call("test")
+
+
+def test_the_kept_text_is_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = []
+
+    def make() -> dict[str, list[str]]:
+        made.append(1)
+        return {"train": ["a\ud800?"], "heldout": ["b"]}
+
+    source = tmp_path / "source.py"
+    source.write_text("1")
+    first = pydocs_cache.kept([source], make)
+    assert pydocs_cache.kept([source], make) == first
+    assert len(made) == 1
+    [stored] = (tmp_path / "quantexp").iterdir()
+    stored.write_text(stored.read_text().replace('"b"', '"c"'))  # damaged
+    assert pydocs_cache.kept([source], make) == first
+    source.write_text("22")
+    assert pydocs_cache.kept([source], make) == first
+    assert len(made) == 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(source))  # no folder: cannot be written
+    assert pydocs_cache.kept([source], make) == first
