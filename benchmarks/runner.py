@@ -1,4 +1,4 @@
-"""What the runner costs: planning, submitting, looking, reporting, and what a cell takes beyond its work.
+"""What the runner costs: planning, submitting, looking, reporting, and a cell beyond its own work.
 
 ``python benchmarks/runner.py`` needs nothing but the package; ``--slurm`` adds the SLURM that
 answers here. Finished cells are made by the writers that real ones are written by, in a folder
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -58,14 +58,17 @@ def main() -> None:
         "notice": lambda folder: notice(folder, arguments.slurm),
     }
     rows = []
-    print(f"{'':58}{'seconds':>9}{'bar':>7}")
+    print(f"{'':58}{'seconds':>9}{'of CPU':>9}{'bar':>7}")
     for name in (arguments.only or ",".join(parts)).split(","):
         with tempfile.TemporaryDirectory(prefix="quantexp-") as folder:
+            before = children()
             for what, seconds, bar in parts[name](Path(folder)):
-                rows.append({"what": what, "seconds": round(seconds, 3), "bar": bar})
+                cpu = children() - before
+                rows.append({"what": what, "seconds": seconds, "cpu_seconds": cpu, "bar": bar})
                 shown = "" if bar is None else f"{bar:g}"
-                missed = bar is not None and seconds > bar
-                print(f"{what:58}{seconds:9.2f}{shown:>7}{'  missed' * missed}", flush=True)
+                missed = "  missed" if bar is not None and seconds > bar else ""
+                print(f"{what:58}{seconds:9.2f}{cpu:9.2f}{shown:>7}{missed}", flush=True)
+                before = children()
     if arguments.json:
         machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "host": platform.machine()}
         machine["python"] = platform.python_version()
@@ -175,6 +178,8 @@ def watched(
 
 def finished(folder: Path, grid: tuple[str, ...]) -> int:
     """Cells that are done, as a real one left them; returns how many."""
+    import torch
+
     from quantexp.calibration.checkpoint import QuantizedCheckpoint
     from quantexp.cluster import session
     from quantexp.experiment import calibrate, evaluate, plan, record
@@ -183,8 +188,6 @@ def finished(folder: Path, grid: tuple[str, ...]) -> int:
     from quantexp.experiment.status import Status
     from quantexp.grid import command as grids
     from quantexp.resources import show_launcher
-
-    import torch
 
     torch.set_num_threads(1)
     show_launcher()
@@ -245,6 +248,12 @@ def timed(folder: Path, *words: str, env: dict[str, str] | None = None) -> float
 def command(*words: str) -> float:
     """Seconds of another command."""
     return _timed([sys.executable, "-m", "quantexp", *words])
+
+
+def children() -> float:
+    """CPU seconds of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def alone(code: str) -> float:

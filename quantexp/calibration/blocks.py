@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from quantexp.calibration import diagnostics
 from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
-from quantexp.calibration.ladder import Rung
+from quantexp.calibration.ladder import Rung, split
 from quantexp.calibration.ladder import rungs as ladder_rungs
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError, NumericalError
@@ -47,6 +47,7 @@ class CalibrationBlock:
         channel_mean: Mean |x| of the same.
         generator: Random numbers of this block.
         rung: How it is fitted, after how many failures (``calibration/ladder.py``).
+        micro_batch: Windows of a batch that are on the device at once, where memory was short.
 
     Streams are there as far as the method asks for them.
     """
@@ -70,6 +71,7 @@ class CalibrationBlock:
         self.report_loss = report_loss
         self.rung = rung
         self.autocast = autocast
+        self.micro_batch: int | None = None
         self.inputs = torch.empty(0)
         self.targets = torch.empty(0)
         self.quantized_inputs = torch.empty(0)
@@ -146,6 +148,7 @@ class _Loop:
         self.model, self.method, self.config = model, method, config
         self.checkpoint, self.progress = checkpoint, progress
         self.bits = self.weights = 0
+        self.micro_batch: int | None = None  # once a block needed it, the next ones do
         self.fp: Tensor | None = None
         self.quantized: Tensor | None = None
         self.kwargs: list[dict[str, Any]] = []
@@ -176,6 +179,7 @@ class _Loop:
             assert saved is not None
         else:
             report = saved[1]
+            self.micro_batch = report.get("micro_batch", self.micro_batch)
             if self.fp is not None:
                 block = self.model.block(index, FIT_DTYPE)
                 self.fp = run(block, self.fp, self.kwargs[index], self.model.device)
@@ -200,6 +204,7 @@ class _Loop:
         for rung, below in zip(rungs, (*rungs[1:], None), strict=True):
             block = self._block(module, index, rung, observed)
             before = diagnostics.rounded_error(block) if observed is not None else None
+            block.micro_batch = self.micro_batch
             try:
                 report |= self.method.fit(block)
                 break
@@ -208,6 +213,11 @@ class _Loop:
                     raise
                 ladder.append({"step": below.name, "cause": str(error)})
                 module = self.model.block(index, FIT_DTYPE)
+            finally:
+                self.micro_batch = block.micro_batch
+        if self.micro_batch is not None:
+            report["micro_batch"] = self.micro_batch
+            ladder.append(split(self.micro_batch))
         quant = block.quant
         report |= diagnostics.fitted(quant)
         quant.merge(self.model.stored)

@@ -40,7 +40,8 @@ def fit_output(
 ) -> list[float]:
     """Minimizes the mean squared error between the block's outputs and its targets.
 
-    AdamW; the batch is part of the method and never changes by itself. The block's rung of the
+    AdamW; the batch is part of the method and never changes by itself (where memory is short, it
+    is read in parts). The block's rung of the
     numerical ladder decides on 16-bit products, on a factor of the learning rates, and whether
     anything is trained at all.
 
@@ -107,17 +108,84 @@ def _step(
     targets: Sequence[Tensor],
     log_loss: bool,
 ) -> Tensor:
-    """One step on a batch; the loss, detached, without waiting for the device."""
-    block.quant.refresh()
-    with block.products():
-        out = block.forward(inputs)
-    out = out.float()
-    loss = torch.stack([mse_loss(out, t.to(out.device, out.dtype)) for t in targets]).sum()
-    optimizer.zero_grad(set_to_none=True)
-    scale = loss.detach().clamp(min=torch.finfo(loss.dtype).tiny) if log_loss else 1
-    (loss / scale).backward()
+    """One step on a batch; the loss, detached, without waiting for the device.
+
+    Where the device has too little memory for the batch, its windows are read in smaller parts,
+    and their gradients added: the same step but for rounding. The optimizer's own state is not
+    part of that, since a step cannot be taken back.
+    """
+    while True:
+        size = min(block.micro_batch or len(inputs), len(inputs))
+        try:
+            loss = _gradients(block, optimizer, inputs.split(size), targets, log_loss)
+            break
+        except torch.OutOfMemoryError as error:
+            refusal = _cannot_split(block, size)
+            if refusal:
+                raise torch.OutOfMemoryError(f"{error} {refusal}") from error
+            print(f"block {block.index}: {error}", flush=True)
+        # here, where the exception no longer holds the activations that did not fit
+        block.micro_batch = size // 2
+        optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        print(f"goes on in micro-batches of {block.micro_batch} windows", flush=True)
     optimizer.step()
-    return loss.detach()
+    return loss
+
+
+def _gradients(
+    block: CalibrationBlock,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    log_loss: bool,
+) -> Tensor:
+    """Puts the gradient of a batch in parts where the optimizer reads it; the batch's loss."""
+    optimizer.zero_grad(set_to_none=True)
+    count = sum(map(len, parts))
+    total: Tensor | None = None
+    scale: Tensor | float = 1.0
+    start = 0
+    for part in parts:
+        block.quant.refresh()
+        with block.products():
+            out = block.forward(part)
+        out = out.float()
+        wanted = [t[start : start + len(part)].to(out.device, out.dtype) for t in targets]
+        loss = torch.stack([mse_loss(out, t) for t in wanted]).sum()
+        if log_loss and total is None:
+            # the batch's own loss is known at the end only; in 16 bits gradients must not vanish
+            scale = _positive(loss)
+        share = len(part) / count
+        (loss / scale if share == 1 else loss * share / scale).backward()
+        total = (
+            loss.detach() if share == 1 else loss.detach() * share + (0 if total is None else total)
+        )
+        start += len(part)
+    assert total is not None
+    if log_loss and len(parts) > 1:
+        factor = scale / _positive(total)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+    return total
+
+
+def _positive(loss: Tensor) -> Tensor:
+    return loss.detach().clamp(min=torch.finfo(loss.dtype).tiny)
+
+
+def _cannot_split(block: CalibrationBlock, size: int) -> str:
+    """Why a batch cannot be read in smaller parts than ``size`` windows; empty if it can."""
+    fix = "take a GPU with more memory (cluster.gpu_type, or another partition)"
+    if size == 1:
+        return f"(with one window at a time: {fix}, or shorter windows, data.seq_len)"
+    for name, quantizer in block.quant.quantizers():
+        spec = quantizer.spec
+        if quantizer.active and spec.dynamic and spec.granularity == "per_tensor":
+            return f"(the range of {name} spans the batch, so it cannot be split: {fix})"
+    return ""
 
 
 def _failure(

@@ -1,12 +1,15 @@
 """The numerical ladder: how a block is fitted again when its loss is no longer finite.
 
 Each failure steps one rung down; the record holds every rung that was taken with its cause, and
-tables mark the cell. GPTQ's damping has its own steps (``quantization/rounding.py``).
+tables mark the cell. GPTQ's damping has its own steps (``quantization/rounding.py``). What is done
+where a device's memory is short is told in the same way.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_SPLIT = "micro-batches of"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,17 @@ def rungs(autocast: bool) -> tuple[Rung, ...]:
         Rung("learning rate / 10", lr_factor=0.1),
         Rung("initial parameters", trained=False),
     )
+
+
+def split(windows: int) -> dict[str, str]:
+    """The entry of a block whose batches were read in parts (``calibration/gradient.py``)."""
+    return {"step": f"{_SPLIT} {windows}", "cause": "out of GPU memory"}
+
+
+def kind(fallbacks: str) -> str:
+    """What fallbacks, as tables tell them, are due to."""
+    short = all(part.startswith(_SPLIT) for part in fallbacks.split(", "))
+    return "memory" if short else "numerical"
 
 
 def summary(blocks: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from quantexp.experiment import record
@@ -28,10 +29,8 @@ def kept(sources: Iterable[Path], make: Callable[[], Documents]) -> Documents:
         documents: Documents = stored["documents"]
         return documents
     made = make()
-    try:
+    with suppress(OSError):  # of a home that cannot be written: it is read anew each time
         record.write_signed(path, {"documents": made})
-    except OSError:
-        pass  # a home that cannot be written: it is read anew each time
     return made
 
 

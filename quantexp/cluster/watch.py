@@ -1,7 +1,7 @@
 """What cells are doing, from their ``status.json``: a live table, or plain lines in a log."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from rich.table import Table
 from quantexp.experiment import record, status
 
 _EVERY = 0.5  # seconds between two looks
+_PER_SECOND = 2000  # records that are read at most, in the long run: a login node has other users
 _STYLE = {
     status.DONE: "green",
     status.FAILED: "red",
@@ -39,14 +40,15 @@ class Line:
     cause: str
 
 
-def read(folder: Path, note: str = "") -> Line:
+def read(folder: Path, note: str = "", described: Mapping[str, Any] | None = None) -> Line:
     """The line of a cell's folder.
 
     Args:
         folder: The cell's.
         note: What SLURM says of its job; shown where the cell itself says nothing.
+        described: Its ``cell.json``, where that was read before.
     """
-    described = record.read(folder / "cell.json") or {}
+    described = described or record.read(folder / "cell.json") or {}
     data = status.read(folder)
     state = str(data["state"])
     running = state == status.RUNNING
@@ -95,11 +97,14 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
         self._seen: dict[Path, tuple[str, str]] = {}
+        self._described: dict[Path, dict[str, Any]] = {}
+        self._done: dict[Path, Line] = {}  # nothing follows
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self.notes: dict[str, str] = {}  # by cell: what SLURM says of its job
 
     def __enter__(self) -> "Watch":
-        self._seen = {f: (line.state, line.progress) for f in self._folders if (line := read(f))}
+        lines = {folder: self._read(folder) for folder in self._folders}
+        self._seen = {folder: (line.state, line.progress) for folder, line in lines.items()}
         if self._console.is_terminal:
             self._live.start()
         self._thread.start()
@@ -118,11 +123,25 @@ class Watch:
             self._live.stop()
 
     def _loop(self) -> None:
-        while not self._stop.wait(_EVERY):
+        while not self._stop.wait(max(_EVERY, self._open / _PER_SECOND)):
             self._update()
 
+    @property
+    def _open(self) -> int:
+        return len(self._folders) - len(self._done)
+
+    def _read(self, folder: Path) -> Line:
+        if folder in self._done:
+            return self._done[folder]
+        described = self._described.get(folder) or record.read(folder / "cell.json") or {}
+        self._described[folder] = described
+        line = read(folder, self.notes.get(folder.name, ""), described)
+        if line.state == status.DONE:
+            self._done[folder] = line
+        return line
+
     def _update(self) -> None:
-        lines = [read(folder, self.notes.get(folder.name, "")) for folder in self._folders]
+        lines = [self._read(folder) for folder in self._folders]
         if self._console.is_terminal:
             self._live.update(table(lines), refresh=True)
             return

@@ -107,10 +107,13 @@ def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> 
         raise ConfigError(f"unknown sweep '{sweep}': {outputs} holds no sweep yet")
     rows: list[Row] = []
     tuned = chosen.found(outputs, warn)
+    names: dict[str, list[str]] = {}
+    for name, ids in sweeps.items():
+        for cell in dict.fromkeys(ids):
+            names.setdefault(cell, []).append(name)
     for cell in cells:
-        names = [name for name, ids in sweeps.items() if cell in ids]
         try:
-            made = cell_rows(outputs, cell, sweep or ", ".join(names) or None, warn)
+            made = cell_rows(outputs, cell, sweep or ", ".join(names.get(cell, ())) or None, warn)
             rows += [replace(row, tuned=tuned.get(cell)) for row in made]
         except (AttributeError, KeyError, TypeError) as error:
             # valid JSON of another shape, for instance edited by hand

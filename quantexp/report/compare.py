@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +98,15 @@ def compare(rows: Sequence[Row], view: View | None = None) -> Comparison:
         # a cell that has not started is known by its name only: a line of its own
         key = (place(row), row.label, options[row.cell]) if row.model else row.cell
         groups.setdefault(key, []).append(index)
-    lines = [
-        _line(rows, indices, found, order, options)
-        for _, indices in sorted(groups.items(), key=lambda item: _order(rows, item[1][0], options))
-    ]
-    lines = [_mark(line, lines, order) for line in lines]
+    models = {name: i for i, name in enumerate(dict.fromkeys(r.model for r in rows if r.model))}
+    sorted_groups = sorted(
+        groups.values(), key=lambda indices: _order(rows[indices[0]], models, options)
+    )
+    lines = [_line(rows, indices, found, order, options) for indices in sorted_groups]
+    rivals: dict[Any, list[Line]] = {}
+    for line in lines:
+        rivals.setdefault(line.group, []).append(line)
+    lines = [_mark(line, rivals[line.group], order) for line in lines]
     said = [*averages.notes(rows), *notes.general(rows, lines, order, older)]
     if view.significance:
         from quantexp.report import similar
@@ -161,15 +165,20 @@ def _marks(rows: Sequence[Row]) -> str:
     )
 
 
-def _mark(line: Line, lines: Sequence[Line], order: Sequence[Column]) -> Line:
+def _mark(line: Line, group: Sequence[Line], order: Sequence[Column]) -> Line:
     """The line with its best and second values marked; all that print the same share the mark.
 
     Among two there is no second: it would be the last.
+
+    Args:
+        line: One of the group.
+        group: All lines that it is compared with.
+        order: The columns.
     """
     entries = []
     for i, entry in enumerate(line.entries):
         sign = names.better(order[i][1])
-        rivals = [other.entries[i].rank for other in lines if other.group == line.group]
+        rivals = (other.entries[i].rank for other in group)
         ranks = [sign * rank for rank in rivals if rank is not None]
         if sign and entry.rank is not None:
             placed = sorted(set(ranks), reverse=True).index(sign * entry.rank)
@@ -200,9 +209,7 @@ def _seeds(row: Row) -> tuple[int | None, int | None] | None:
     return None if row.label == BASELINE else (row.seed, row.data_seed)
 
 
-def _order(rows: Sequence[Row], index: int, options: dict[str, str]) -> tuple[Any, ...]:
-    row = rows[index]
-    models = list(dict.fromkeys(r.model for r in rows if r.model))
+def _order(row: Row, models: Mapping[str, int], options: dict[str, str]) -> tuple[Any, ...]:
     if not row.model:
         return (len(models), row.cell)
     *bits, group = place(row)[2:]
@@ -211,7 +218,7 @@ def _order(rows: Sequence[Row], index: int, options: dict[str, str]) -> tuple[An
     size = -group if group else -math.inf
     quantized = row.label != BASELINE
     return (
-        models.index(row.model),
+        models[row.model],
         row.protocol,
         quantized,
         many_first,

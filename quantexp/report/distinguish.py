@@ -66,7 +66,9 @@ def unlike(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     named: dict[str, dict[str, str]] = {}
     groups: dict[Any, dict[str, dict[str, str]]] = {}
     for row in rows:
-        groups.setdefault((place(row), row.label), {}).setdefault(row.cell, options(row))
+        cells = groups.setdefault((place(row), row.label), {})
+        if row.cell not in cells:
+            cells[row.cell] = options(row)
     for cells in groups.values():
         keys = sorted({key for found in cells.values() for key in found})
         differing = [k for k in keys if len({found.get(k) for found in cells.values()}) > 1]

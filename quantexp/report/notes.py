@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from quantexp.calibration import ladder
 from quantexp.experiment import status
 from quantexp.report import seeds
 from quantexp.report.collect import EDITED, Row
@@ -60,6 +61,7 @@ def _seeds(rows: Sequence[Row], lines: Sequence[Line], order: Sequence[Column]) 
 def _marked(rows: Sequence[Row], lines: Sequence[Line]) -> list[str]:
     """One note for each line and mark: which rungs of the ladder, or how options were chosen."""
     notes: dict[str, None] = {}
+    several = len({line.model for line in lines}) > 1
     for line in lines:
         shown = [rows[i] for part in line.rows for i in part]
         cells = {row.cell for row in shown}
@@ -68,8 +70,9 @@ def _marked(rows: Sequence[Row], lines: Sequence[Line]) -> list[str]:
             for text in dict.fromkeys(texts.values()):
                 of = sum(found == text for found in texts.values())
                 some = f" ({of} of {len(cells)} cells)" if len(cells) > 1 else ""
-                said = f"numerical fallback, {text}" if kind == "fallbacks" else text
-                whose = f" of {line.model}" if len({other.model for other in lines}) > 1 else ""
+                fell = kind == "fallbacks"
+                said = f"{ladder.kind(text)} fallback, {text}" if fell else text
+                whose = f" of {line.model}" if several else ""
                 notes[f"{mark} {_place(line)}{whose}: {said}{some}"] = None
     return list(notes)
 

@@ -34,6 +34,17 @@ NOTE = (
 )
 
 
+def test_batches_in_parts_are_marked_and_are_no_numerical_fallback(outputs: FakeOutputs) -> None:
+    split = {"step": "micro-batches of 2", "cause": "out of GPU memory"}
+    outputs.calibration(
+        outputs.cell("flatquant", ppl=5.0),
+        report_blocks=[{"block": i, "ladder": [split]} for i in (0, 1)],
+    )
+    text = table.markdown(collect(outputs.root))
+    assert "5.00†" in text
+    assert "memory fallback, micro-batches of 2 in 2 blocks" in text
+
+
 def test_a_cell_that_fell_back_is_marked_and_says_how(outputs: FakeOutputs) -> None:
     fallen = outputs.cell("flatquant", ppl=5.0)
     outputs.calibration(outputs.cell("rtn", ppl=6.0), blocks=4)
