@@ -14,6 +14,7 @@ from quantexp.cluster import follow, slurm, watch
 from quantexp.experiment import outputs, status
 
 _EVERY = 10.0  # seconds between two questions to SLURM
+_MANY = 500  # cells above which the table has no colours: drawing them would take seconds
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,7 +43,10 @@ def main(argv: Sequence[str]) -> int:
     if not lines:
         console.print(f"no cells in {arguments.outputs.resolve()}", markup=False)
         return 0
-    console.print(watch.table(lines))
+    if len(lines) > _MANY:
+        print(watch.plain_table(lines))
+    else:
+        console.print(watch.table(lines))
     for line in lines:
         if line.cause:
             print(f"{line.cell}: {line.cause}")

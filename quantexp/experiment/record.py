@@ -50,7 +50,10 @@ def write_signed(path: Path, data: dict[str, Any]) -> None:
 
 def checksum(data: dict[str, Any]) -> str:
     """sha256 (hex) of a record's canonical JSON, its ``checksum`` left out."""
-    content = _finite({key: value for key, value in data.items() if key != "checksum"})
+    return _digest(_finite({key: value for key, value in data.items() if key != "checksum"}))
+
+
+def _digest(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -60,7 +63,13 @@ def altered(data: dict[str, Any]) -> bool:
 
     Records without a checksum (of versions before there was one) make no claim: ``False``.
     """
-    return "checksum" in data and data["checksum"] != checksum(data)
+    if "checksum" not in data:
+        return False
+    content = {key: value for key, value in data.items() if key != "checksum"}
+    try:  # what was read from a file is plain already, but for a NaN that somebody wrote by hand
+        return bool(data["checksum"] != _digest(content))
+    except ValueError:
+        return bool(data["checksum"] != checksum(data))
 
 
 def read(path: Path) -> dict[str, Any] | None:

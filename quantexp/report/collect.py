@@ -107,13 +107,15 @@ def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> 
         raise ConfigError(f"unknown sweep '{sweep}': {outputs} holds no sweep yet")
     rows: list[Row] = []
     tuned = chosen.found(outputs, warn)
+    reports: dict[str, dict[str, Any]] = {}  # by calibration: several cells share one
     names: dict[str, list[str]] = {}
     for name, ids in sweeps.items():
         for cell in dict.fromkeys(ids):
             names.setdefault(cell, []).append(name)
     for cell in cells:
         try:
-            made = cell_rows(outputs, cell, sweep or ", ".join(names.get(cell, ())) or None, warn)
+            in_sweep = sweep or ", ".join(names.get(cell, ())) or None
+            made = cell_rows(outputs, cell, in_sweep, warn, reports)
             rows += [replace(row, tuned=tuned.get(cell)) for row in made]
         except (AttributeError, KeyError, TypeError) as error:
             # valid JSON of another shape, for instance edited by hand
@@ -121,8 +123,22 @@ def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> 
     return rows
 
 
-def cell_rows(outputs: Path, cell: str, sweep: str | None, warn: Warn = to_stderr) -> Iterator[Row]:
-    """The rows of one cell; ``sweep`` is the name that they carry."""
+def cell_rows(
+    outputs: Path,
+    cell: str,
+    sweep: str | None,
+    warn: Warn = to_stderr,
+    reports: dict[str, dict[str, Any]] | None = None,
+) -> Iterator[Row]:
+    """The rows of one cell.
+
+    Args:
+        outputs: The folder of the results.
+        cell: Its id.
+        sweep: The name that the rows carry.
+        warn: Takes one line for each file that is skipped.
+        reports: Calibrations' reports that were read before; what is read is added.
+    """
     folder = outputs / "cells" / cell
     state = status.read(folder)
     if not (folder / "cell.json").exists():
@@ -131,7 +147,11 @@ def cell_rows(outputs: Path, cell: str, sweep: str | None, warn: Warn = to_stder
     stored = load(folder / "cell.json", warn)
     if stored is None:
         return
-    common = _common(outputs, stored, state, warn) | {"cell": cell, "sweep": sweep}
+    calibration = str(stored.get("calibration", ""))
+    reports = {} if reports is None else reports
+    if calibration not in reports:
+        reports[calibration] = read_calibration(outputs, calibration, warn)
+    common = _common(stored, state, reports[calibration]) | {"cell": cell, "sweep": sweep}
     if edited(folder / "cell.json", stored, warn):
         common["status"] = EDITED
     files = list(evaluation_files(folder, warn))
@@ -179,13 +199,12 @@ def _metrics(data: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _common(
-    outputs: Path, stored: Mapping[str, Any], state: Mapping[str, Any], warn: Warn
+    stored: Mapping[str, Any], state: Mapping[str, Any], report: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What all rows of a cell share."""
     config = stored["config"]
     bits = config.get("bits", {})
     tensors = ("weight", "activation", "key", "value", "query")
-    report = read_calibration(outputs, str(stored.get("calibration", "")), warn)
     names = ("model", "method", "rounding", "label", "bits", "protocol")
     phase = state.get("phase") if state.get("state") == status.RUNNING else None
     return {

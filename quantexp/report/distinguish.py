@@ -6,6 +6,7 @@ from typing import Any
 
 from quantexp.report.collect import Row
 
+_WORDS = {None: "null", True: "true", False: "false"}
 Column = tuple[str, str, str]  # data set, metric, what tells it from the others of that name
 
 
@@ -117,9 +118,18 @@ def _ways(row: Row, telling: Iterable[tuple[str, bool]], by_model: bool) -> str:
     return json.dumps([row.model if by_model else None, *ways])
 
 
+def _json(value: Any) -> str:
+    """``json.dumps``, without its cost where a value is simple: a report has millions of them."""
+    if value is None or value is True or value is False:
+        return _WORDS[value]
+    return repr(value) if type(value) is int else json.dumps(value)
+
+
 def _flat(value: Any, where: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, str):
+        yield where, value
     else:
-        yield where, value if isinstance(value, str) else json.dumps(value)
+        yield where, _json(value)
