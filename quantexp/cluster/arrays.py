@@ -59,17 +59,21 @@ def arrays(
         jobs: Of the plan.
         busy: Calibration → ids of jobs that work on it already.
         longest: The most tasks of an array.
-        room: The most tasks in all, or ``None``. Where there are more, a task does several jobs.
+        room: The most tasks in all, or ``None``. Where there are more, one task does all
+            evaluations of a calibration, or several jobs.
 
     Returns:
         Nothing where there is no room for even one task.
     """
-    for bundle in range(1, len(jobs) + 1):
-        found = [
-            a for key, group in _alike(jobs, busy) for a in _group(group, key, bundle, longest)
-        ]
-        if room is None or sum(len(array.tasks) for array in found) <= room:
-            return found
+    groups = list(_alike(jobs, busy))
+    # every job is in some task, so that fewer in one cannot be enough
+    bundle = 1 if room is None else max(1, -(-len(jobs) // max(1, room)))
+    while bundle <= sum(len(job.cells) for job in jobs):
+        for apart in (True, False):
+            found = [a for key, group in groups for a in _group(group, key, bundle, longest, apart)]
+            if room is None or sum(len(array.tasks) for array in found) <= room:
+                return found
+        bundle += max(1, bundle // 8)
     return []
 
 
@@ -96,7 +100,18 @@ def _alike(
     yield from groups.items()
 
 
-def _group(jobs: Sequence[Job], key: _Key, bundle: int, longest: int) -> Iterator[Array]:
+def _group(
+    jobs: Sequence[Job], key: _Key, bundle: int, longest: int, apart: bool
+) -> Iterator[Array]:
+    """Arrays of jobs that ask alike.
+
+    Args:
+        jobs: These.
+        key: What they have in common.
+        bundle: Jobs that one task does.
+        longest: The most tasks of an array.
+        apart: Whether the evaluations of a calibration are tasks of their own.
+    """
     if key.calibrate == key.evaluate:
         for chunk in _cut(_cut(jobs, bundle), longest):
             tasks = [_task(BOTH, [(job, job.cells) for job in several]) for several in chunk]
@@ -112,6 +127,10 @@ def _group(jobs: Sequence[Job], key: _Key, bundle: int, longest: int) -> Iterato
     for chunk in _cut(_cut(widest, bundle), longest):
         first = [_task(CALIBRATE, [(job, job.cells[:1]) for job in several]) for several in chunk]
         yield Array(CALIBRATE, key.calibrate, tuple(first), waits=key.waits)
+        if not apart:
+            tasks = [_task(EVALUATE, [(job, job.cells) for job in several]) for several in chunk]
+            yield Array(EVALUATE, key.evaluate, tuple(tasks), pairs=True)
+            continue
         for layer in range(max(len(job.cells) for several in chunk for job in several)):
             rows = (
                 [(job, (job.cells[layer],)) for job in several if len(job.cells) > layer]

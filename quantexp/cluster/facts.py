@@ -55,6 +55,7 @@ class Association:
     account: str
     qos: frozenset[str]
     max_submit: int | None = None
+    default_qos: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ class Facts:
         """The most jobs that the user may have in the queue; ``None`` where nothing says so."""
         if "limits" not in self.enforced:
             return None
-        found = [a.max_submit for a in self.associations if account in (None, a.account)]
-        found += [self.qos[qos].max_submit] if qos in self.qos else []
+        own = [a for a in self.associations if account in (None, a.account)]
+        names = [qos] if qos else [a.default_qos for a in own]
+        found = [a.max_submit for a in own]
+        found += [self.qos[name].max_submit for name in names if name in self.qos]
         return min((limit for limit in found if limit is not None), default=None)
 
 
@@ -110,7 +113,7 @@ def gather(ask: Ask) -> Facts:
     associations: tuple[Association, ...] = ()
     qos: dict[str, Qos] = {}
     if "none" not in config.get("AccountingStorageType", "none"):
-        columns = "format=Account,QOS,MaxSubmit"
+        columns = "format=Account,QOS,MaxSubmit,DefaultQOS"
         associations = parse_associations(
             ask("sacctmgr", "-nP", "show", "assoc", "where", me, columns)
         )
@@ -165,9 +168,9 @@ def parse_nodes(text: str) -> tuple[Node, ...]:
 
 
 def parse_associations(text: str) -> tuple[Association, ...]:
-    """``sacctmgr -nP show assoc format=Account,QOS,MaxSubmit``."""
-    rows = (line.split("|") for line in text.splitlines() if line.count("|") >= 2)
-    return tuple(Association(row[0], _words(row[1]), _number(row[2])) for row in rows)
+    """``sacctmgr -nP show assoc format=Account,QOS,MaxSubmit,DefaultQOS``; the last may lack."""
+    rows = ([*line.split("|"), ""] for line in text.splitlines() if line.count("|") >= 2)
+    return tuple(Association(row[0], _words(row[1]), _number(row[2]), row[3]) for row in rows)
 
 
 def parse_qos(text: str) -> dict[str, Qos]:

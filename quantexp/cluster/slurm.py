@@ -193,30 +193,6 @@ def max_array_size() -> int:
     return int(found[1]) if found else 1001
 
 
-def max_submit(account: str | None, qos: str | None) -> int | None:
-    """The most jobs that a user may have in the queue; ``None`` where nothing says so."""
-    me = getpass.getuser()
-    limits = []
-    try:
-        where = [f"user={me}", *([f"account={account}"] if account else [])]
-        rows = ask(
-            "sacctmgr", "-nP", "show", "assoc", "where", *where, "format=MaxSubmit,DefaultQOS"
-        )
-        for row in rows.splitlines():
-            number, default = row.split("|")[:2]
-            limits.append(number)
-            qos = qos or default
-        if qos:
-            rows = ask(
-                "sacctmgr", "-nP", "show", "qos", "where", f"name={qos}", "format=MaxSubmitPU"
-            )
-            limits += rows.split("\n")
-    except NoAnswerError:
-        return None
-    numbers = [int(text) for text in limits if text.strip().isdigit()]
-    return min(numbers, default=None)
-
-
 def ask(*command: str) -> str:
     """The output of one of SLURM's programs.
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quantexp.cluster import slurm, submitted
+from quantexp.cluster import limits, slurm, submitted
 from quantexp.cluster.arrays import Array, arrays
 from quantexp.cluster.job import SlurmWork, environment
-from quantexp.cluster.needs import sbatch_options
+from quantexp.cluster.needs import CALIBRATE, EVALUATE, needs, sbatch_options
 from quantexp.cluster.place import no_keyboard, variables_set
 from quantexp.cluster.snapshot import current
 from quantexp.cluster.submitted import Submitted
@@ -42,12 +42,12 @@ def submit(
     folder.mkdir(parents=True, exist_ok=True)
     done: list[Submitted] = []
     try:
-        limits = _shares([len(array.tasks) for array in found], cluster.max_jobs)
+        shares = _shares([len(array.tasks) for array in found], cluster.max_jobs)
         for index, array in enumerate(found):
             first = done[canary - 1].id if canary and index >= canary else None
             after = _after(index, array, found, done, cluster.max_jobs, first)
             with no_keyboard():
-                done.append(_sbatch(array, after, limits[index], cluster, folder))
+                done.append(_sbatch(array, after, shares[index], cluster, folder))
     except BaseException as error:
         with no_keyboard():
             _take_back(done, folder)
@@ -69,7 +69,7 @@ def _arrays(
     """All arrays, and how many of them are the canary's: one job that the rest waits for."""
     try:
         longest = slurm.max_array_size()
-        most = slurm.max_submit(cluster.account, cluster.qos)
+        most = _most(jobs)
         room = None if most is None else max(0, most - slurm.queued())
     except slurm.NoAnswerError as error:
         raise ConfigError(f"SLURM does not answer ({error}): try again later") from error
@@ -82,10 +82,19 @@ def _arrays(
     found = arrays(jobs, busy, longest, room)
     if not found:
         raise ConfigError(
-            f"SLURM lets you have {most} jobs in the queue, and there is room for {room}: "
-            "wait, or cancel some"
+            f"SLURM lets you have {most} jobs in the queue, and there is room for "
+            f"{max(0, room or 0)} more, too few for this sweep: nothing was submitted. The same "
+            "command goes on when some have ended; 'squeue --me' lists them"
         )
     return [*ahead, *found], len(ahead)
+
+
+def _most(jobs: Sequence[Job]) -> int | None:
+    """The most jobs that SLURM lets the user have in the queue; ``None`` where nothing says so."""
+    asked = {needs(job.cells[0], kind) for job in jobs for kind in (CALIBRATE, EVALUATE)}
+    facts = limits.here()
+    found = [facts.max_submit(*pair) for pair in {(item.account, item.qos) for item in asked}]
+    return min((limit for limit in found if limit is not None), default=None)
 
 
 def _after(

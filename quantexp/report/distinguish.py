@@ -1,7 +1,7 @@
 """Tells apart what would print alike: what a line or column must say more than its name."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from quantexp.report.collect import Row

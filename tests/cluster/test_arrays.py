@@ -85,7 +85,7 @@ def test_where_the_queue_has_less_room_a_task_does_several_jobs() -> None:
         assert 0 < sum(len(array.tasks) for array in found) <= room
         parts = [p for a in found for t in a.tasks for p in t.parts if p.kind == EVALUATE]
         assert sum(len(part.configs) for part in parts) == 7
-    assert planned(*grid(SPLIT), room=4) == []
+    assert planned(*grid(SPLIT), room=2) == []
 
 
 def test_a_calibration_under_way_elsewhere_is_waited_for() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from configs import make
 
-from quantexp.cluster import slurm, submit, submitted
+from quantexp.cluster import limits, slurm, submit, submitted
+from quantexp.cluster.facts import Association, Facts
 from quantexp.errors import ConfigError
 from quantexp.experiment import plan, status
 
@@ -44,7 +45,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(submitit, "SlurmExecutor", Executor)
     monkeypatch.setattr(Executor, "calls", [])
     monkeypatch.setattr(slurm, "max_array_size", lambda: 1001)
-    monkeypatch.setattr(slurm, "max_submit", lambda *_: None)
+    monkeypatch.setattr(limits, "here", lambda: Facts({}, ()))
     monkeypatch.setattr(slurm, "cancel", cancelled.extend)
     return cancelled
 
@@ -100,3 +101,15 @@ def test_a_refusal_takes_everything_back(fake: list[str], monkeypatch: pytest.Mo
     states = [status.read(folder) for folder in Path("outputs/cells").iterdir()]
     assert {state["state"] for state in states} == {"failed"}
     assert all("not submitted" in state["cause"] for state in states)
+
+
+def test_a_full_queue_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = Facts({}, (), (Association("ann", frozenset(), 9),), enforced=frozenset({"limits"}))
+    monkeypatch.setattr(limits, "here", lambda: limited)
+    monkeypatch.setattr(slurm, "queued", lambda: 7)
+    # room for two tasks: one is the baseline, and a calibration and its evaluations are two
+    with pytest.raises(ConfigError, match=r"room for 2 more.*nothing was submitted.*goes on"):
+        run()
+    assert Executor.calls == []
+    monkeypatch.setattr(slurm, "queued", lambda: 6)
+    assert run() == [None, None, "afterok:2"]
