@@ -8,13 +8,13 @@ model and method took before, or unknown.
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from quantexp.calibration.data import find_set
 from quantexp.config import TensorQuantization
-from quantexp.experiment import record
+from quantexp.experiment import quota, record
 from quantexp.experiment.cell import Cell, Evaluation, model_name
 from quantexp.experiment.plan import Job
 from quantexp.models.source import ModelSource
@@ -102,21 +102,27 @@ def disk(jobs: Iterable[Job]) -> Disk:
 
 
 def lacking(jobs: Iterable[Job], outputs: Path) -> str | None:
-    """Why the outputs' file system is too small, or ``None``; quotas are not looked at."""
-    need, free = disk(jobs).bytes, free_bytes(outputs)
-    if need <= free:
-        return None
-    return (
-        f"about {readable_size(need)} will be written to {outputs}, which has "
-        f"{readable_size(free)} free: make room ('python -m quantexp clean --state done'), use "
-        "keep=records, or give a larger disk, paths.outputs=FOLDER"
-    )
+    """Why jobs cannot write their results, by space or number of files; ``None`` if they can."""
+    need = disk(jobs)
+    system, *quotas = quota.rooms(outputs)
+    for room in (replace(system, bytes=free_bytes(outputs)), *quotas):
+        if room.bytes is not None and need.bytes > room.bytes:
+            what, left = readable_size(need.bytes), f"{readable_size(room.bytes)} free"
+        elif room.files is not None and need.files > room.files:
+            what, left = f"{need.files} files", f"room for {room.files}"
+        else:
+            continue
+        return (
+            f"about {what} will be written to {outputs}, and {room.whose} has {left}: make room "
+            "('python -m quantexp clean --state done'), use keep=records, or give another disk, "
+            "paths.outputs=FOLDER"
+        )
+    return None
 
 
 def free_bytes(outputs: Path) -> int:
     """Free bytes of the outputs' file system."""
-    there = next(path for path in (outputs, *outputs.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(quota.existing(outputs)).free
 
 
 class History:

@@ -80,7 +80,7 @@ def test_arrays_are_no_longer_than_slurm_allows() -> None:
 
 
 def test_where_the_queue_has_less_room_a_task_does_several_jobs() -> None:
-    for room in (5, 7):
+    for room in (3, 5, 7):
         found = planned(*grid(SPLIT), room=room)
         assert 0 < sum(len(array.tasks) for array in found) <= room
         parts = [p for a in found for t in a.tasks for p in t.parts if p.kind == EVALUATE]
