@@ -23,7 +23,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     Raises:
         ConfigError: An unknown or missing key, or a value of the wrong type.
     """
-    hints, fields = _described(cls)
+    hints, fields = _described(typing.cast(Any, cls))
     for key in data:
         if key not in fields:
             hint = did_you_mean(str(key), fields)
@@ -39,7 +39,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
 
 
 @cache
-def _described(cls: type[Any]) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+def _described(cls: Any) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
     """Types and fields by name; a sweep builds the same few classes thousands of times."""
     return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
 

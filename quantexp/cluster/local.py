@@ -123,12 +123,13 @@ def _submit(
     # submitit empties this variable; the job sets it again before it imports torch.
     variables["CUDA_VISIBLE_DEVICES"] = device
     # the last job of a long sweep starts hours after the command, as on a cluster
-    exported = {**variables, **current(job.cells[0].outputs).environment}
+    code = current(job.cells[0].outputs)
+    exported = {**variables, **code.environment}
     configs = [to_plain(cell.config) for cell in job.cells]
     with variables_set(exported), no_keyboard():
         started = executor.submit(function, configs, variables)
     tasks = (tuple(cell.id for cell in job.cells),)
-    made = Submitted(str(started.job_id), "local", BOTH, tasks, record.now())
+    made = Submitted(str(started.job_id), "local", BOTH, tasks, record.now(), code=code.path.name)
     submitted.write(executor.folder, made)
     return started
 

@@ -7,7 +7,8 @@
         snapshot.json      commit, versions, time
         diff.patch         what differs from the commit, unless it seems to hold a secret
 
-A folder is written once per content and never changed; nothing in it is sent anywhere.
+A folder is written once per content and never changed; nothing in it is sent anywhere. ``clean
+--code`` removes the package from it, and leaves what says which code it was.
 """
 
 import hashlib
@@ -63,7 +64,7 @@ def snapshot(outputs: Path) -> Snapshot:
     digest = _hash(files)
     target = outputs.absolute() / "code" / digest[:16]
     try:
-        if not target.is_dir():
+        if not (target / PACKAGE.name).is_dir():
             _write(files, target, digest)
         elif _hash(dict(_below(target / "quantexp", Path("quantexp")))) != digest:
             raise ConfigError(
@@ -120,9 +121,14 @@ def _write(files: dict[str, Path], target: Path, digest: str) -> None:
             partial / "snapshot.json",
             {**found, "hash": digest, "withheld": kinds, "time": record.now()},
         )
-        partial.rename(target)
+        if (target / "snapshot.json").exists():  # freed before: what it was is still there
+            (partial / PACKAGE.name).rename(target / PACKAGE.name)
+        else:
+            partial.rename(target)
     except OSError:
-        if not target.is_dir():  # else another process was faster, with the same content
+        if not (
+            target / PACKAGE.name
+        ).is_dir():  # else another process was faster, with the same content
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

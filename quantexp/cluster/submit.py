@@ -166,6 +166,7 @@ def _sbatch(
         time=record.now(),
         after=after,
         memory_gb=array.asked.memory_gb,
+        code=current(Path(cells[0]["paths"]["outputs"])).path.name,
     )
     submitted.write(folder, made)
     for link in folder.glob(".submission_file_*.sh"):

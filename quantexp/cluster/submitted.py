@@ -23,6 +23,7 @@ class Submitted:
         time: When, in UTC.
         after: SLURM's dependency, if any.
         memory_gb: What was asked for.
+        code: Name of the copy of the package that it runs, in ``outputs/code``.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Submitted:
     time: str
     after: str | None = None
     memory_gb: float | None = None
+    code: str | None = None
 
     @property
     def task_ids(self) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 What goes are the integers of a calibration (blocks and consolidated files). What stays, always:
 cell.json, status.json, evaluations, and each calibration's report.json and manifest.json. A cell
 whose checkpoint is gone keeps its results; only a further evaluation of it calibrates again.
+With --code: copies of the package (outputs/code) that no job and no unfinished calibration needs;
+their commit, versions and difference to it stay.
 """
 
 import argparse
@@ -64,17 +66,32 @@ def main(argv: Sequence[str]) -> int:
         help="done: all its cells are (the default); failed: one of them failed (the next attempt "
         "would have resumed from it); unreferenced: no cell uses it",
     )
+    parser.add_argument(
+        "--code", action="store_true", help="instead: copies of the package that nothing needs"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.code:
+        if arguments.sweep or arguments.older_than or arguments.state:
+            raise ConfigError("clean --code stands alone: give the other selectors without it")
+        # clusters know more of jobs than a cell does
+        from quantexp.cluster.unused import free_unused
+
+        return _say(free_unused(arguments.outputs, arguments.dry_run), arguments)
     if not (arguments.sweep or arguments.older_than or arguments.state):
         raise ConfigError(
             "clean needs to be told what: --state done (all finished cells), --sweep NAME, "
-            "--older-than 7d; add --dry-run to look first"
+            "--older-than 7d, --code (copies of the package); add --dry-run to look first"
         )
     outputs: Path = arguments.outputs
     chosen = select(outputs, arguments.sweep, _age(arguments.older_than), arguments.state or "done")
     freed = sum(_free(checkpoint, outputs, arguments.dry_run) for checkpoint in chosen)
+    return _say(freed, arguments)
+
+
+def _say(freed: int, arguments: argparse.Namespace) -> int:
     verb = "would be freed" if arguments.dry_run else "freed"
-    print(f"{readable_size(freed)} {verb} in {outputs.resolve()}; every record stays")
+    where = arguments.outputs.resolve()
+    print(f"{readable_size(freed)} {verb} in {where}; every record stays")
     return 0
 
 

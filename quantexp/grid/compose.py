@@ -65,7 +65,7 @@ class Composer:
         template = self._templates[key]
         if template is None:
             return self._resolved(groups, values)
-        data = copy_plain(template)
+        data: dict[str, Any] = copy_plain(template)
         for override, value in zip(parsed, found, strict=True):
             *path, last = override.key_or_group.split(".")
             node = data
