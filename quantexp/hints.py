@@ -74,7 +74,7 @@ def _syntax(error: OverrideParseException) -> str:
 def unknown_key(key: str, composed: Mapping[str, Any]) -> str:
     """One sentence for a key that a composed configuration does not have."""
     group, _, option = key.partition(".")
-    owners = [name for name in registry.method_names() if option in _options(name)]
+    owners = [name for name in registry.method_names() if option in options(name)]
     if group == "method" and owners:
         name = composed.get("method", {}).get("name")
         return f"unknown key '{key}': {option} belongs to {', '.join(owners)}, not to {name}"
@@ -89,7 +89,8 @@ def unknown_key(key: str, composed: Mapping[str, Any]) -> str:
     return f"unknown key '{key}': {hint}allowed here: {', '.join(siblings)}"
 
 
-def _options(method: str) -> set[str]:
+def options(method: str) -> set[str]:
+    """Names of a method's options; none for what is no method."""
     try:
         return {f.name for f in fields(registry.method(method).Options)}
     except ConfigError:  # a plugin that is broken, but not in use

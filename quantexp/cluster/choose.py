@@ -5,8 +5,10 @@ from pathlib import Path
 
 from quantexp.cluster import submitted
 from quantexp.cluster.submitted import Task
-from quantexp.errors import ConfigError, unknown
+from quantexp.errors import ConfigError, did_you_mean, unknown
 from quantexp.experiment import outputs
+
+_MANY = 20  # names that a message lists
 
 
 def parser(command: str, text: str | None, what: str) -> argparse.ArgumentParser:
@@ -32,7 +34,16 @@ def cell(folder: Path, name: str) -> Path:
     if found:
         several = ", ".join(path.name for path in found[:5])
         raise ConfigError(f"'{name}' is in the names of {len(found)} cells: {several}; give more")
-    raise ConfigError(f"{unknown('cell', name, [p.name for p in every])} (in {folder.resolve()})")
+    where = folder.resolve()
+    if not every:
+        raise ConfigError(
+            f"unknown cell '{name}': {where} holds no cell yet; --outputs names another"
+        )
+    names = [path.name for path in every]
+    if len(names) > _MANY:
+        hint = f"{did_you_mean(name, names)}{where} holds {len(names)} cells, which"
+        raise ConfigError(f"unknown cell '{name}': {hint} 'python -m quantexp status' lists")
+    raise ConfigError(f"{unknown('cell', name, names)} (in {where})")
 
 
 def tasks(folder: Path, name: str) -> list[Task]:

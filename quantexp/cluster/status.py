@@ -25,11 +25,15 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser("python -m quantexp status", description=__doc__)
     outputs.add_argument(parser)
+    parser.add_argument("name", metavar="SWEEP", nargs="?", help="the same as --sweep SWEEP")
     parser.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
     parser.add_argument("--json", action="store_true", help="each cell's status.json, as a list")
     parser.add_argument("--watch", action="store_true", help="until all cells have ended; Ctrl-C")
     arguments = parser.parse_args(argv)
-    folders = outputs.cells(arguments.outputs, arguments.sweep)
+    folders = outputs.cells(arguments.outputs, arguments.sweep or arguments.name)
+    if not folders and not arguments.json:
+        print(f"no cells in {arguments.outputs.resolve()}; --outputs names another folder")
+        return 0
     if arguments.watch and not arguments.json:
         return _watch(folders, arguments.outputs)
     with suppress(slurm.NoAnswerError, OSError):  # the table is shown all the same
@@ -40,9 +44,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     lines = [watch.read(folder, notes.get(folder.name, "")) for folder in folders]
     console = Console(width=None if sys.stdout.isatty() else 160)
-    if not lines:
-        console.print(f"no cells in {arguments.outputs.resolve()}", markup=False)
-        return 0
     if len(lines) > _MANY:
         print(watch.plain_table(lines))
     else:

@@ -91,6 +91,9 @@ def main(argv: Sequence[str]) -> int:
 def _say(freed: int, arguments: argparse.Namespace) -> int:
     verb = "would be freed" if arguments.dry_run else "freed"
     where = arguments.outputs.resolve()
+    if not freed:
+        print(f"nothing to free in {where}")
+        return 0
     print(f"{readable_size(freed)} {verb} in {where}; every record stays")
     return 0
 

@@ -118,6 +118,9 @@ def _compose(
                     found[overrides] = composer(overrides)
                     asked[overrides] = tuple(o for o in overrides if o not in cell.defaults)
     except OverrideError as error:
+        text = "" if cell.where else _of_some_methods(error.override, cells)
+        if text:
+            raise ConfigError(text) from error
         origin = "" if error.override in from_line or not cell.where else f"{cell.where}: "
         raise ConfigError(f"{origin}{error}") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -128,6 +131,29 @@ def _compose(
         known_here = {"method": {**known, "name": ", ".join(methods)}}
         raise ConfigError(f"no cell of the sweep has it: {hints.unknown_key(key, known_here)}")
     return tuple(found), tuple(asked.values()), tuple(found.values())
+
+
+def _of_some_methods(text: str, cells: Sequence[GridCell]) -> str:
+    """What to do where one grid gives an option of some methods to others; empty if it does not."""
+    override = parse(text)
+    head, _, option = override.key_or_group.partition(".")
+    chosen = dict.fromkeys(o for cell in cells for o in cell.overrides if o.startswith("method="))
+    names = [item.removeprefix("method=") for item in chosen]
+    having = [name for name in names if option in hints.options(name)]
+    others = [name for name in names if name not in having]
+    if head != "method" or not having or not others:
+        return ""
+    given = dict.fromkeys(o for cell in cells for o in cell.overrides)
+    values = [o.partition("=")[2] for o in given if o.partition("=")[0] == text.partition("=")[0]]
+    text = f"{override.key_or_group}={','.join(values)}"
+    grids = [f"method={','.join(others)}", f"method={','.join(having)} {text}"]
+    return (
+        f"unknown key '{override.key_or_group}' of {', '.join(others)}: {', '.join(having)} "
+        f"{'has' if len(having) == 1 else 'have'} it, and one grid gives every option to each of "
+        "its methods. Write two grids into ./sweeps/NAME.yaml and run sweep=NAME:\n"
+        f"         description: {' and '.join([*others, *having])}\n"
+        f"         grids: [{', '.join(repr(grid) for grid in grids)}]"
+    )
 
 
 def _options(method: str) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 from fakes import Work, fake_model, work  # noqa: F401 (a fixture)
 
 from quantexp.__main__ import main
+from quantexp.cluster import choose
 
 BASE = ("model=local", "model.path=model", "cluster=debug", "tracker=none", "bits=w4a4", "name=s")
 
@@ -61,6 +62,43 @@ def test_what_is_not_there_is_refused_with_what_is(
     assert main(arguments.split()) == 2
     told = capsys.readouterr().err
     assert all(part in told for part in parts), told
+
+
+def test_an_empty_folder_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("status", "status --watch"):
+        assert main(command.split()) == 0
+        assert "--outputs names another" in capsys.readouterr().out
+    for command in ("logs x", "cancel x", "retry x", "status x"):
+        assert main(command.split()) == 2
+        assert "yet" in capsys.readouterr().err
+    assert main(["clean", "--state", "done"]) == 0
+    assert "nothing to free" in capsys.readouterr().out
+
+
+def test_thousands_of_cells_are_counted_and_not_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choose, "_MANY", 3)
+    for number in range(4):
+        Path(f"outputs/cells/demo-rtn-{number}").mkdir(parents=True)
+        Path(f"outputs/cells/demo-rtn-{number}/cell.json").write_text("{}")
+    assert main(["logs", "demo-rtn-9"]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean 'demo-rtn-" in told
+    assert "holds 4 cells" in told
+
+
+def test_an_option_of_some_methods_is_told_with_the_way_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["method=rtn,flatquant,gptq", "method.epochs=1,2", "-m"]) == 2
+    told = capsys.readouterr().err
+    assert "'method.epochs' of rtn, gptq: flatquant has it" in told
+    grids = next(line for line in told.splitlines() if "grids:" in line)
+    Path("sweeps").mkdir()
+    Path("sweeps/own.yaml").write_text(f"description: d\n{grids.strip()}\n")
+    assert main(["sweep=own", "tracker=none", "--dry-run"]) == 0
+    assert "cells    5" in capsys.readouterr().out.replace("(", " ")
 
 
 def test_a_sweep_file_holds_nothing_that_is_executed(capsys: pytest.CaptureFixture[str]) -> None:
