@@ -52,10 +52,7 @@ class Disk:
 
 def block_weights(model: ModelSource) -> int:
     """Number of weights of one decoder block's linears."""
-    queries = model.heads * model.head_dim
-    return model.hidden * (2 * queries + 2 * _kv_heads(model) * model.head_dim) + (
-        3 * model.hidden * model.intermediate
-    )
+    return model.shape.block_weights
 
 
 def memory(cell: Cell) -> Memory:
@@ -177,10 +174,6 @@ def readable_size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
-
-
-def _kv_heads(model: ModelSource) -> int:
-    return int(model.config.get("num_key_value_heads") or model.heads)
 
 
 def _checkpoint(cell: Cell) -> int:

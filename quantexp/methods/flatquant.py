@@ -249,7 +249,8 @@ class FlatQuant(Method):
                         quant.install_values(Kronecker(None, P_v, self._clamp_before(value)))
                 continue
             parts: list[Transform] = []
-            if o.per_channel_scaling and linears:
+            # a learned scale may change its sign, which a ReLU would not let pass
+            if o.per_channel_scaling and linears and not (site.unscaled or site.positive):
                 parts.append(self._scale(block, site))
             if o.transform and linears:
                 left, right = (self._factor(n, block) for n in self._sizes(site, width))
