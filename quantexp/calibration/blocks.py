@@ -129,14 +129,27 @@ def calibrate_blocks(
         The calibration's report: one entry per block, effective bits.
     """
     check_transforms(method, config, model.source)
+    architecture = _described(model, method)
     loop = _Loop(model, method, config, windows, checkpoint, progress)
     reports = [loop.step(index) for index in range(model.blocks)]
     return {
+        "architecture": architecture,
         "blocks": reports,
         "effective_bits": loop.bits / loop.weights,
         "seconds": round(sum(r["seconds"] for r in reports), 3),
         "peak_memory_bytes": max(r["peak_memory_bytes"] for r in reports),
     }
+
+
+def _described(model: StreamedModel, method: Method) -> dict[str, Any]:
+    """Which table the model has, and where no scale can be absorbed; printed where it matters."""
+    name, unscaled = model.source.architecture_name, model.source.architecture.unscaled
+    if model.source.detected:
+        print(f"model_type {name}", flush=True)
+    if method.transforms:
+        for site, reason in unscaled.items():
+            print(f"no scale at {site}: {reason}", flush=True)
+    return {"name": name, "unscaled": unscaled}
 
 
 class _Loop:

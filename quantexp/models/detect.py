@@ -45,8 +45,11 @@ def architecture_of(config: Mapping[str, Any], files: Iterable[Path]) -> Archite
         family = FAMILIES[kind]
         config = {**family.defaults, **config}
         return family.table(config, shape_of(config))
-    names = sorted({name for path in files for name in tensor_names(path)})
-    reason, extra = _refusal(config, names)
+    reason, extra = _class_refusal(config), False
+    names: list[str] = []
+    if not reason:
+        names = sorted({name for path in files for name in tensor_names(path)})
+        reason, extra = _tensor_refusal(names)
     if reason:
         raise ConfigError(
             f"model_type '{kind}' is not supported: allowed {', '.join(FAMILIES)}, or a decoder "
@@ -64,16 +67,21 @@ def architecture_of(config: Mapping[str, Any], files: Iterable[Path]) -> Archite
     )
 
 
-def _refusal(config: Mapping[str, Any], names: list[str]) -> tuple[str, bool]:
-    """Why the tensors are not Llama's (empty if they are); whether Gemma's two norms are there."""
+def _class_refusal(config: Mapping[str, Any]) -> str:
+    """Why config.json is not a decoder's with Llama's keys; empty if it is."""
     kind = str(config.get("model_type"))
     classes = config.get("architectures") or [""]
     plain = re.sub(r"[^a-z0-9]", "", kind.lower())
     if not (classes[0].lower().startswith(plain) and classes[0].endswith("ForCausalLM")):
-        return f"config.json names the class '{classes[0]}', no {kind} for causal language", False
+        return f"config.json names the class '{classes[0]}', not one of {kind} for a causal LM"
     lacking = [key for key in _SIZES if key not in config]
     if lacking:
-        return f"config.json has no {lacking[0]}", False
+        return f"config.json has no {lacking[0]}"
+    return ""
+
+
+def _tensor_refusal(names: list[str]) -> tuple[str, bool]:
+    """Why the tensors are not Llama's (empty if they are); whether Gemma's two norms are there."""
     blocks: dict[str, set[str]] = {}
     for name in names:
         if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name):

@@ -23,7 +23,6 @@ from quantexp.config import ModelConfig
 from quantexp.errors import DataError
 from quantexp.models.source import ModelSource
 from quantexp.models.surroundings import Surroundings
-from quantexp.models.tables import FAMILIES
 from quantexp.quantization import attention
 
 _TOKENS = 8192  # that are embedded at once
@@ -64,7 +63,7 @@ class StreamedModel:
             )
         self._meta.eval()
         self.stored = self._stored_dtype(config.dtype)
-        if source.config["model_type"] not in FAMILIES:
+        if source.detected:
             self._check_as_detected()
 
     @property

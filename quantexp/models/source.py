@@ -45,7 +45,12 @@ class ModelSource:
     def architecture_name(self) -> str:
         """The ``model_type``, marked where no table names it."""
         kind = str(self.config.get("model_type"))
-        return kind if kind in FAMILIES else f"{kind} (as llama, by its tensors)"
+        return f"{kind} (as llama, by its tensors)" if self.detected else kind
+
+    @property
+    def detected(self) -> bool:
+        """Whether no table names the model, and its tensors had to say what it is."""
+        return self.config.get("model_type") not in FAMILIES
 
     @cached_property
     def shape(self) -> Shape:
