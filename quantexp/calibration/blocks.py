@@ -311,6 +311,13 @@ class _Loop:
         run(quant.module, self.quantized, self.kwargs[index], self.model.device)
         for quantizer in static:
             quantizer.observing = False
+        unseen = [name for name, q in quant.quantizers() if q in static and q.low is None]
+        if unseen:
+            raise CalibrationError(
+                f"block {index}: no calibration token reached {unseen[0]}, whose input has a "
+                "static range: use more windows (data.num_samples), or "
+                "bits.activation.dynamic=true"
+            )
 
     def _round(self, quant: QuantBlock, index: int) -> dict[str, Any]:
         """Rounds all weights of the merged block; GPTQ reports damping, dead columns, loss."""

@@ -71,6 +71,8 @@ def memory(cell: Cell) -> Memory:
         streams = max(streams, (3 if both else 2) * (source.count or 0) * source.seq_len)
         if config.rounding == "gptq":  # the Hessian, its inverse and the factor
             gpu = 3 * _FLOAT * max(inner, width) ** 2
+            # those of all experts that are rounded at once: gate and up, then down
+            gpu += _FLOAT * model.shape.experts * max(2 * width**2, inner**2)
     attention = 2 * model.heads * max(lengths, default=0)  # scores and their softmax, per token
     gpu += 3 * _FLOAT * weights + TOKENS * _FLOAT * (4 * inner + 8 * width + attention)
     head = _FLOAT * int(model.config["vocab_size"]) * width

@@ -38,13 +38,19 @@ def architecture_of(config: Mapping[str, Any], files: Iterable[Path]) -> Archite
         files: Its safetensors, whose headers are read for a ``model_type`` without a table.
 
     Raises:
-        ConfigError: No table fits; says why.
+        ConfigError: No table fits, or config.json lacks a key; says which.
     """
     kind = config.get("model_type")
     if kind in FAMILIES:
         family = FAMILIES[kind]
         config = {**family.defaults, **config}
-        return family.table(config, shape_of(config))
+        try:
+            return family.table(config, shape_of(config))
+        except KeyError as error:
+            raise ConfigError(
+                f"config.json of a model_type '{kind}' has no {error}: it is not one that "
+                "transformers wrote; save the model anew with save_pretrained"
+            ) from error
     reason, extra = _class_refusal(config), False
     names: list[str] = []
     if not reason:

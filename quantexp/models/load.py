@@ -25,7 +25,7 @@ from quantexp.models.source import ModelSource
 from quantexp.models.surroundings import Surroundings
 from quantexp.quantization import attention
 
-_TOKENS = 8192  # that are embedded at once
+_TOKENS = 2048  # that are embedded at once: some models make a mask per head of them
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -20,7 +20,6 @@ from helpers import (
     stored_blocks,
     streamed,
     windows,
-    words,
 )
 from preserved import follow, transparent, unrounded
 from transformers import AutoModelForCausalLM
@@ -220,12 +219,6 @@ def test_what_stands_behind_a_relu_takes_positive_scales_only(folders: dict[str,
         quant.merge(torch.float32)
 
 
-def change(path: Path, **changes: Any) -> Path:
-    config = json.loads((path / "config.json").read_text()) | changes
-    (path / "config.json").write_text(json.dumps(config))
-    return path
-
-
 def test_an_unknown_decoder_is_used_and_named(folders: dict[str, Path]) -> None:
     source = find(make_config(folders["granite"]).model)
     assert source.architecture_name == "granite (as llama, by its tensors)"
@@ -292,10 +285,30 @@ def test_an_option_about_experts_leaves_other_models_as_they_are(
 
 
 def text(folder: Path) -> dict[str, Any]:
-    """Calibration windows of a file of words."""
-    (folder / "text.txt").write_text(words(400))
-    path = str(folder / "text.txt")
-    return {"name": "local", "path": path, "num_samples": 2, "seq_len": 16}
+    """Calibration windows of a file of tokens: transformers gives some models its own tokenizer."""
+    path = folder / "windows.json"
+    path.write_text(json.dumps({"windows": windows(4, 16).tolist()}))
+    return {"name": "local", "path": str(path), "num_samples": 2, "seq_len": 16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_the_command_goes_from_a_folder_to_a_table(
+    name: str, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from quantexp.__main__ import main
+
+    path = text(tmp_path)["path"]
+    arguments = (
+        f"model=local model.path={folders[name]} method=rtn rounding=gptq bits=w4a4kv4 "
+        f"data=local data.path={path} data.num_samples=4 data.seq_len=16 evaluation=local "
+        f"evaluation.path={path} evaluation.seq_len=16 cluster=debug tracker=none "
+        f"paths.outputs={tmp_path / 'outputs'}"
+    )
+    assert main(arguments.split()) == 0, capsys.readouterr()
+    (report,) = (tmp_path / "outputs").glob("calibrations/*/report.json")
+    kind = ALL[name][0]
+    assert json.loads(report.read_text())["architecture"]["name"].startswith(kind)
 
 
 @pytest.mark.slow
@@ -314,7 +327,7 @@ def test_the_whole_way_from_a_configuration_to_a_record(
         path, method, (4, 4, 4, 4), options=quick(method, **options(path, method)),
         data=text(tmp_path),
         evaluation={"name": "local", "block_error_windows": 2, "perplexity": [
-            {"name": "words", "path": str(tmp_path / "text.txt"), "seq_len": 16}]},
+            {"name": "words", "path": str(tmp_path / "windows.json"), "seq_len": 16}]},
         paths={"outputs": str(tmp_path)},
     )  # fmt: skip
     cell = Cell(config)
@@ -323,3 +336,21 @@ def test_the_whole_way_from_a_configuration_to_a_record(
     for evaluation in cell.evaluations:
         evaluate(cell, evaluation, silent)
         assert cell.result(evaluation) is not None
+
+
+def test_a_static_range_that_no_token_gave_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    static = {"activation": {"dynamic": False, "granularity": "per_tensor"}}
+    config = make_config(folders["mixtral"], "rtn", (4, 8, 16, 16), tensors=static)
+    with pytest.raises(CalibrationError, match=r"token reached mlp\.experts"):
+        calibrated(streamed(config), config, TOKENS[:1, :1], tmp_path)
+
+
+def test_a_configuration_without_its_sizes_is_refused_by_the_key(tmp_path: Path) -> None:
+    path = zoo.make("phi3", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    del config["intermediate_size"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="'phi3' has no 'intermediate_size'"):
+        find(make_config(path).model)
