@@ -158,6 +158,24 @@ def test_keys_values_and_queries_are_quantized_wherever_attention_is_computed(
         assert deviation(logits(model, blocks, TOKENS), exact) > 0.01, (tensor, config)
 
 
+@pytest.mark.parametrize("name", ["phi3", "falcon-40b"])
+def test_keys_of_a_fused_projection_are_quantized_before_rope_alone(
+    name: str, folders: dict[str, Path]
+) -> None:
+    before = {"bits": 2, "granularity": "per_token_before_rope"}
+    config = make_config(folders[name], tensors={"key": before})
+    model = streamed(config)
+    plain, block = model.block(0, torch.float32), model.block(0, torch.float32)
+    quant = QuantBlock(block, model.source.architecture, config.bits)
+    (fused,) = [f for f in model.source.architecture.fused if quant.architecture.key in f.linears]
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0)).to(model.device)
+    exact, found = plain.get_submodule(fused.path)(x), block.get_submodule(fused.path)(x)
+    for part, ranges in fused.parts:
+        index = [i for first, end in ranges for i in range(first, end)]
+        same = torch.allclose(found[..., index], exact[..., index], atol=1e-5)
+        assert same == (part != "k"), part
+
+
 @pytest.mark.parametrize("name", zoo.REFUSED)
 @pytest.mark.parametrize("method", MOVING)
 def test_where_no_transform_is_defined_a_method_is_refused_by_name(
