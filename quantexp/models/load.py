@@ -23,6 +23,7 @@ from quantexp.config import ModelConfig
 from quantexp.errors import DataError
 from quantexp.models.source import ModelSource
 from quantexp.models.surroundings import Surroundings
+from quantexp.models.verify import check_detected
 from quantexp.quantization import attention
 
 _TOKENS = 2048  # that are embedded at once: some models make a mask per head of them
@@ -64,7 +65,7 @@ class StreamedModel:
         self._meta.eval()
         self.stored = self._stored_dtype(config.dtype)
         if source.detected:
-            self._check_as_detected()
+            check_detected(self._empty_block(0), source)
 
     @property
     def compute(self) -> torch.dtype:
@@ -101,10 +102,8 @@ class StreamedModel:
         """Decoder block ``index`` with its weights, in ``dtype``, on the device."""
         block = self._empty_block(index)
         prefix = f"{self.source.architecture.layers}.{index}."
-        return _fill(
-            block,
-            {name: self._read(prefix + name, dtype) for name in block.state_dict()},
-        )
+        names = block.state_dict()
+        return _fill(block, {name: self._read(prefix + name, dtype) for name in names})
 
     def blank_block(self, index: int, dtype: torch.dtype) -> nn.Module:
         """Decoder block ``index`` on the device, its parameters to be filled by the caller."""
@@ -233,38 +232,6 @@ class StreamedModel:
         with safe_open(self._files[stored], "pt") as file:
             dtype: torch.dtype = file.get_tensor(stored).dtype
         return dtype
-
-    def _check_as_detected(self) -> None:
-        """Refuses a decoder without a table whose modules do not do what Llama's do."""
-        paths, kind = self.source.architecture, self.source.config["model_type"]
-        block = self._empty_block(0)
-        for path in paths.linears:
-            if not isinstance(block.get_submodule(path), nn.Linear):
-                raise DataError(f"model_type '{kind}': {path} is no nn.Linear: not supported")
-        for site in paths.sites:
-            if site.norm is not None and not _weight_scales(block.get_submodule(site.norm)):
-                raise DataError(
-                    f"model_type '{kind}': {site.norm} does more with its weight than multiply by "
-                    "it, so that no transform can be absorbed there: not supported"
-                )
-
-
-@torch.no_grad()
-def _weight_scales(norm: nn.Module) -> bool:
-    """Whether a norm's output is its weight times something."""
-    norm = copy.deepcopy(norm)
-    weight = norm._parameters["weight"]
-    assert weight is not None
-    x = torch.linspace(-1, 1, weight.numel()).unsqueeze(0)
-    norm.to_empty(device="cpu")
-    outs = []
-    for value in (0.0, 1.0, 2.0):
-        for parameter in norm.parameters():
-            parameter.fill_(value)
-        if isinstance(norm.bias if hasattr(norm, "bias") else None, Tensor):
-            norm.bias.zero_()  # type: ignore[operator]
-        outs.append(norm(x))
-    return not outs[0].any() and torch.allclose(outs[2], 2 * outs[1])
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
