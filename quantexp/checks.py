@@ -57,6 +57,9 @@ def check(config: ExperimentConfig) -> None:
             f"gptq.damping={config.gptq.damping} is out of range: allowed 0 < damping < 1 "
             "(a share of the Hessian's mean diagonal; 0.01 is the paper's)"
         )
+    allowed = ("rtn", "error")
+    if config.gptq.unseen_experts not in allowed:
+        raise ConfigError(unknown("gptq.unseen_experts", config.gptq.unseen_experts, allowed))
     none = config.method.name == "none"
     if config.rounding == "gptq" and not config.bits.weight.active and not none:
         raise ConfigError(

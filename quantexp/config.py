@@ -125,13 +125,18 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class GPTQConfig:
-    """Options of ``rounding=gptq`` (GPTQ, 2210.17323); ignored by ``rounding=rtn``."""
+    """Options of ``rounding=gptq`` (GPTQ, 2210.17323); ignored by ``rounding=rtn``.
+
+    ``unseen_experts`` says what becomes of a mixture's experts that no calibration token reached,
+    which have no Hessian: rounded to nearest and named in the report (``rtn``), or an ``error``.
+    """
 
     damping: float = 0.01
     block_size: int = 128
     act_order: bool = False
     static_groups: bool = False
     true_sequential: bool = True
+    unseen_experts: str = "rtn"
 
 
 @dataclass(frozen=True)

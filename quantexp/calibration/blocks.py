@@ -21,7 +21,7 @@ from quantexp.calibration.ladder import rungs as ladder_rungs
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError, NumericalError
 from quantexp.measure import Meter
-from quantexp.methods.base import Method
+from quantexp.methods.base import Method, check_transforms
 from quantexp.models.load import StreamedModel
 from quantexp.quantization.block import QuantBlock
 from quantexp.quantization.rounding import Hessian, gptq, rtn
@@ -80,8 +80,7 @@ class CalibrationBlock:
 
     def forward(self, x: Tensor) -> Tensor:
         """The block on a batch (B, T, C), with the real model's keyword arguments."""
-        out: Tensor = self.quant.module(x.to(self.device), **self.kwargs)
-        return out
+        return hidden_states(self.quant.module(x.to(self.device), **self.kwargs))
 
     def unquantized(self, x: Tensor) -> Tensor:
         """Outputs of the unquantized block for all of ``x`` (B, T, C); call before installing."""
@@ -100,8 +99,14 @@ def run(module: nn.Module, x: Tensor, kwargs: dict[str, Any], device: torch.devi
     size = max(1, TOKENS_PER_BATCH // x.shape[1])
     out = torch.empty_like(x)  # joining the parts instead would hold the stream a third time
     for part, place in zip(x.split(size), out.split(size), strict=True):
-        place.copy_(module(part.to(device), **kwargs))
+        place.copy_(hidden_states(module(part.to(device), **kwargs)))
     return out
+
+
+def hidden_states(out: Any) -> Tensor:
+    """What a block returns, alone or first of several."""
+    found: Tensor = out[0] if isinstance(out, tuple) else out
+    return found
 
 
 def calibrate_blocks(
@@ -125,14 +130,28 @@ def calibrate_blocks(
     Returns:
         The calibration's report: one entry per block, effective bits.
     """
+    check_transforms(method, config, model.source)
+    architecture = _described(model, method)
     loop = _Loop(model, method, config, windows, checkpoint, progress)
     reports = [loop.step(index) for index in range(model.blocks)]
     return {
+        "architecture": architecture,
         "blocks": reports,
         "effective_bits": loop.bits / loop.weights,
         "seconds": round(sum(r["seconds"] for r in reports), 3),
         "peak_memory_bytes": max(r["peak_memory_bytes"] for r in reports),
     }
+
+
+def _described(model: StreamedModel, method: Method) -> dict[str, Any]:
+    """Which table the model has, and where no scale can be absorbed; printed where it matters."""
+    name, unscaled = model.source.architecture_name, model.source.architecture.unscaled
+    if model.source.detected:
+        print(f"model_type {name}", flush=True)
+    if method.transforms:
+        for site, reason in unscaled.items():
+            print(f"no scale at {site}: {reason}", flush=True)
+    return {"name": name, "unscaled": unscaled}
 
 
 class _Loop:
@@ -278,9 +297,10 @@ class _Loop:
 
             return hook
 
+        paths = self.model.source.architecture
         hooks = [
-            module.get_submodule(path).register_forward_pre_hook(note(path))
-            for path in self.model.source.architecture.linears
+            module.get_submodule(paths.module_of(path)).register_forward_pre_hook(note(path))
+            for path in paths.linears
         ]
         out = run(module, self.fp, self.kwargs[index], self.model.device)
         for hook in hooks:
@@ -301,6 +321,13 @@ class _Loop:
         run(quant.module, self.quantized, self.kwargs[index], self.model.device)
         for quantizer in static:
             quantizer.observing = False
+        unseen = [name for name, q in quant.quantizers() if q in static and q.low is None]
+        if unseen:
+            raise CalibrationError(
+                f"block {index}: no calibration token reached {unseen[0]}, whose input has a "
+                "static range: use more windows (data.num_samples), or "
+                "bits.activation.dynamic=true"
+            )
 
     def _round(self, quant: QuantBlock, index: int) -> dict[str, Any]:
         """Rounds all weights of the merged block; GPTQ reports damping, dead columns, loss."""
@@ -322,6 +349,7 @@ class _Loop:
         reports: dict[str, Any] = {}
         ladder: list[dict[str, str]] = []
         everything = (self.model.source.architecture.linears,)
+        experts = self._experts
         for group in groups if options.true_sequential else everything:
             hessians = {}
             for path in group:
@@ -330,9 +358,15 @@ class _Loop:
                 hessians[path] = Hessian(columns, self.model.device, FIT_DTYPE)
                 linear.observer = hessians[path].add
             run(quant.module, self.quantized, self.kwargs[index], self.model.device)
+            unseen = self._unseen(hessians, index)
             for path in group:
                 linear = quant.linears[path]
                 linear.observer = None
+                if path in unseen:
+                    factors = linear.range_factors()
+                    linear.set_integers(rtn(linear.weight.data, spec, stored, factors))
+                    reports[path] = {"tokens": 0, "rounding": "rtn"}
+                    continue
                 try:
                     rounded, note = gptq(
                         linear.weight.data, hessians[path].matrix, spec, options, stored,
@@ -349,7 +383,32 @@ class _Loop:
                     "dead_columns": note.dead_columns,
                     "loss": note.loss,
                 }
+                if path in experts:
+                    reports[path]["tokens"] = hessians[path].sequences
         return {"gptq": reports, "ladder": ladder}
+
+    @property
+    def _experts(self) -> frozenset[str]:
+        """Linears of the experts of a mixture."""
+        experts = self.model.source.architecture.experts
+        return frozenset(() if experts is None else experts.linears("gate", "up", "down"))
+
+    def _unseen(self, hessians: dict[str, Hessian], index: int) -> set[str]:
+        """Linears of experts that no token reached; what becomes of them is an option."""
+        found = {path for path in self._experts & hessians.keys() if not hessians[path].sequences}
+        if found and self.config.gptq.unseen_experts == "error":
+            raise CalibrationError(
+                f"block {index}: no calibration token reached {len(found)} linears of experts "
+                f"(first: {min(found)}): use more windows (data.num_samples), or round them to "
+                "nearest with gptq.unseen_experts=rtn"
+            )
+        if found:
+            print(
+                f"block {index}: {len(found)} linears of experts that no calibration token "
+                "reached are rounded to nearest (gptq.unseen_experts=rtn)",
+                flush=True,
+            )
+        return found
 
 
 def rebuild(
@@ -360,7 +419,7 @@ def rebuild(
     dtype: torch.dtype,
 ) -> QuantBlock:
     """A block from its stored tensors alone, in ``dtype`` on the model's device."""
-    module = model.empty_block(index).to(dtype).to_empty(device=model.device)
-    quant = QuantBlock(module.requires_grad_(False), model.source.architecture, config.bits)
+    module = model.blank_block(index, dtype)
+    quant = QuantBlock(module, model.source.architecture, config.bits)
     quant.load({name: tensor.to(model.device) for name, tensor in tensors.items()})
     return quant

@@ -105,7 +105,10 @@ class Cell:
         if plugin := registry.plugin(config.method.name):
             inputs["plugin"] = plugin.source
         if config.rounding == "gptq":
-            inputs["gptq"] = {"version": GPTQ_VERSION, **plain(config.gptq)}
+            options = plain(config.gptq)
+            if self.model.architecture.experts is None:
+                del options["unseen_experts"]
+            inputs["gptq"] = {"version": GPTQ_VERSION, **options}
         if self.needs_windows:
             inputs["data"] = self.windows.inputs
             if method.uses_forward_bits or config.rounding == "gptq" or config.bits.static:

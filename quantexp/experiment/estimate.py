@@ -52,10 +52,7 @@ class Disk:
 
 def block_weights(model: ModelSource) -> int:
     """Number of weights of one decoder block's linears."""
-    queries = model.heads * model.head_dim
-    return model.hidden * (2 * queries + 2 * _kv_heads(model) * model.head_dim) + (
-        3 * model.hidden * model.intermediate
-    )
+    return model.shape.block_weights
 
 
 def memory(cell: Cell) -> Memory:
@@ -74,6 +71,8 @@ def memory(cell: Cell) -> Memory:
         streams = max(streams, (3 if both else 2) * (source.count or 0) * source.seq_len)
         if config.rounding == "gptq":  # the Hessian, its inverse and the factor
             gpu = 3 * _FLOAT * max(inner, width) ** 2
+            # those of all experts that are rounded at once: gate and up, then down
+            gpu += _FLOAT * model.shape.experts * max(2 * width**2, inner**2)
     attention = 2 * model.heads * max(lengths, default=0)  # scores and their softmax, per token
     gpu += 3 * _FLOAT * weights + TOKENS * _FLOAT * (4 * inner + 8 * width + attention)
     head = _FLOAT * int(model.config["vocab_size"]) * width
@@ -183,10 +182,6 @@ def readable_size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
-
-
-def _kv_heads(model: ModelSource) -> int:
-    return int(model.config.get("num_key_value_heads") or model.heads)
 
 
 def _checkpoint(cell: Cell) -> int:

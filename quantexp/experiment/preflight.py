@@ -11,6 +11,7 @@ from quantexp.config import TENSORS
 from quantexp.errors import ConfigError, DataError, QuantexpError
 from quantexp.evaluation import task_files, tasks
 from quantexp.experiment.cell import Cell
+from quantexp.methods.base import check_transforms
 from quantexp.models.source import ModelSource
 
 
@@ -40,6 +41,7 @@ def _checks(cell: Cell) -> Iterator[Callable[[], None]]:
         yield refuse
         return
     yield lambda: _groups(cell, model)
+    yield lambda: check_transforms(cell.method, cell.config, model)
     yield lambda: cell.method.check_model(cell.config, model)
     if cell.quantized and (cell.needs_windows or cell.config.evaluation.block_error_windows):
         yield lambda: _windows("data", "data.seq_len", cell.windows, model)

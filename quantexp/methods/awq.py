@@ -141,6 +141,8 @@ def _searches(block: CalibrationBlock, grid: int, gqa: str) -> list[_ScaleSearch
     rows = len(quant.linears[quant.architecture.value].weight)
     found = []
     for site in quant.architecture.sites:
+        if site.unscaled:
+            continue
         a, repeats = block.channel_mean[site.linears[0]], 1
         if site.name == "attention_output":
             repeats = len(a) // rows
@@ -173,7 +175,7 @@ class _ScaleSearch:
     Attributes:
         site: The site.
         inspected: The module whose output is compared: all of attention for q, k and v, all of
-            the MLP for gate and up, else the linear itself.
+            the MLP for gate and up, else the linear itself (the architecture's table says it).
         scales: (grid, C), all candidates.
         repeats: Query heads that share a value head.
         call: Arguments and output of the inspected module in the unquantized block, on a batch.
@@ -185,10 +187,8 @@ class _ScaleSearch:
         self.site, self.scales = site, scales
         self.repeats, self.head_dim = repeats, _head_dim(quant)
         self.linears = [quant.linears[path] for path in site.linears]
-        path = site.linears[0]
-        self.inspected = quant.module.get_submodule(
-            path if len(self.linears) == 1 else path.rpartition(".")[0]
-        )
+        path = site.linears[0] if site.inspected is None else site.inspected
+        self.inspected = quant.module.get_submodule(path)
         self.call: tuple[tuple[Any, ...], dict[str, Any], Tensor] | None = None
         self.errors = scales.new_zeros(len(scales)).double()
         self.count = 0
@@ -302,9 +302,10 @@ def _clipped(quant: QuantBlock) -> Iterator[tuple[str, str]]:
 
     Not q and k: they meet in a product, which the error of their own outputs does not show.
     """
-    for site in quant.architecture.sites:
+    names = quant.architecture
+    for site in names.sites:
         for path in site.linears:
-            if site.name != "attention_input" or path == quant.architecture.value:
+            if path not in (names.query, names.key):
                 yield path, site.name
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from quantexp.errors import ConfigError
+
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
     from quantexp.config import ExperimentConfig
@@ -31,6 +33,8 @@ class Method:
             ``quantized`` (from the blocks before as they were rounded), both, or none.
         uses_forward_bits: ``fit`` depends on the bits of activations, keys, values or queries.
         seeded: ``fit`` draws random numbers.
+        transforms: ``fit`` installs transforms at the sites of a block; a model whose blocks have
+            none (see docs/architectures.md) is then refused.
         autocast: Name of the 16-bit dtype of matrix products while fitting (``bfloat16``,
             ``float16``), or ``None``. Parameters and statistics stay in float32.
 
@@ -42,6 +46,7 @@ class Method:
     streams: tuple[str, ...] = ()
     uses_forward_bits: bool = False
     seeded: bool = False
+    transforms: bool = True
     autocast: str | None = None
 
     def __init__(self, options: Any) -> None:
@@ -70,3 +75,17 @@ class Method:
             A small report for the record (plain data: losses, scales, …).
         """
         return {}
+
+
+def check_transforms(method: Method, config: ExperimentConfig, model: ModelSource) -> None:
+    """Refuses a method with transforms where the model's blocks have no place for any.
+
+    Raises:
+        ConfigError: With the reason and what can be used.
+    """
+    reason = model.architecture.refused
+    if reason and method.transforms:
+        raise ConfigError(
+            f"method={config.method.name} with model_type {model.architecture_name}: {reason}; "
+            "use method=rtn, with rounding=rtn or rounding=gptq"
+        )

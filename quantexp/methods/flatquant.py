@@ -224,7 +224,10 @@ class FlatQuant(Method):
             lr_min=o.lr * 1e-3,
             log_loss=True,
         )
-        return {"loss": losses}
+        report: dict[str, Any] = {"loss": losses}
+        if left := [s.name for s in block.quant.architecture.sites if not _scalable(s)]:
+            report["unscaled"] = left
+        return report
 
     def _install_transforms(self, block: CalibrationBlock) -> None:
         """P_a, P_o ⊗ P_v, P_ug, P_d and P_h (figure 3), where something is quantized."""
@@ -249,7 +252,7 @@ class FlatQuant(Method):
                         quant.install_values(Kronecker(None, P_v, self._clamp_before(value)))
                 continue
             parts: list[Transform] = []
-            if o.per_channel_scaling and linears:
+            if o.per_channel_scaling and linears and _scalable(site):
                 parts.append(self._scale(block, site))
             if o.transform and linears:
                 left, right = (self._factor(n, block) for n in self._sizes(site, width))
@@ -312,6 +315,11 @@ class FlatQuant(Method):
                 quantizer.clip = LearnedRange().to(block.device)
                 found += list(quantizer.clip.parameters())
         return found
+
+
+def _scalable(site: Site) -> bool:
+    """Whether a learned scale can be absorbed: it may change its sign, which a ReLU stops."""
+    return not (site.unscaled or site.positive)
 
 
 def _sizes(given: tuple[int | None, ...] | None, width: int) -> tuple[int, int]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class NoQuantization(Method):
     """Leaves everything as it is, in the checkpoint's dtype."""
 
+    transforms = False
+
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:
         """Refuses bits that would quantize something."""

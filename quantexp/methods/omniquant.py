@@ -124,8 +124,25 @@ class OmniQuant(Method):
 
     @classmethod
     def check_model(cls, config: ExperimentConfig, model: ModelSource) -> None:
-        """Refuses untied scales under GQA, where the official code does not run."""
-        if config.method.options.letqk == "untied" and model.heads != model.kv_heads:
+        """Refuses scales between queries and keys where they would not cancel.
+
+        Untied ones under GQA too, where the official code does not run.
+        """
+        o, bits, names = config.method.options, config.bits, model.architecture
+        kind = model.architecture_name
+        scaled = o.letqk != "off" and scales_are_learned(o, bits)
+        if scaled and (bits.key.active or bits.query.active):
+            if names.query_key_norm:
+                raise ConfigError(
+                    f"method.letqk={o.letqk} with model_type {kind}: its norms of queries and keys "
+                    "undo every scale of the projections before them; set method.letqk=off"
+                )
+            if names.partial_rope and o.letqk == "tied":
+                raise ConfigError(
+                    f"method.letqk=tied with model_type {kind}: its RoPE turns a part of each "
+                    "head's channels only, in other pairs than i and i+D/2; set method.letqk=off"
+                )
+        if o.letqk == "untied" and model.heads != model.kv_heads:
             raise ConfigError(
                 f"method.letqk=untied needs as many key heads as query heads (the model has "
                 f"{model.kv_heads} and {model.heads}): it is there only to compare with the "
@@ -199,11 +216,10 @@ class OmniQuant(Method):
         searched = searched_scales(block) if o.init == "awq" else {}
         if linears:
             # the official code looks at the weights of one linear of each site alone
-            for name, path in (
-                ("attention_input", names.query),
-                ("mlp_input", names.site("mlp_output").previous),
-            ):
-                assert path is not None
+            for name in ("attention_input", "mlp_input"):
+                if not names.has(name):
+                    continue
+                path = names.query if name == "attention_input" else names.site(name).linears[-1]
                 s = searched.get(name)
                 if s is None:
                     s = self._initial(block.channel_max[path], [quant.linears[path].weight])

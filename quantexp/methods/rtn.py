@@ -8,3 +8,5 @@ from quantexp.methods.base import Method
 
 class RoundToNearest(Method):
     """Nothing to fit: the block loop rounds the weights as they are."""
+
+    transforms = False

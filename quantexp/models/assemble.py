@@ -38,25 +38,15 @@ def assemble(model: StreamedModel, block: Callable[[int], nn.Module]) -> Any:
     """
     whole = model.skeleton()
     devices = placement(whole, model)
-    paths = model.source.architecture
-
-    def put(path: str, module: nn.Module) -> None:
-        whole.set_submodule(path, module.to(_device_of(path, devices)))
-
-    put(paths.embedding, model.embedding(model.compute))
-    for index in range(model.blocks):
+    for index, path in enumerate(_block_paths(model)):
         found = block(index)
         for linear in found.modules():
             if isinstance(linear, QuantLinear):
                 linear.integers = (
                     None  # the weight holds their values; a whole model needs the room
                 )
-        put(f"{paths.layers}.{index}", found)
-    norm, head = model.head(model.compute).children()
-    put(paths.final_norm, norm)
-    put("lm_head", head)
-    put(paths.rotary, whole.get_submodule(paths.rotary))
-    whole.tie_weights()
+        whole.set_submodule(path, found.to(_device_of(path, devices)))
+    model.fill_surroundings(whole, lambda path: _device_of(path, devices))
     if len(set(devices.values())) > 1:
         dispatch_model(whole, dict(devices))
     return whole.requires_grad_(False).eval()

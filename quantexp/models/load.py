@@ -1,16 +1,19 @@
-"""A causal language model in pieces: embedding, one block at a time, head.
+"""A causal language model in pieces: what stands before the blocks, one block at a time, the head.
 
-The whole model exists on the meta device only; weights are read from safetensors when a piece is
-asked for, so that one block is in memory at a time.
+The whole model's weights exist on the meta device only; they are read from safetensors when a
+piece is asked for, so that one block is in memory at a time. What stands around the blocks is run
+by the model's own code (:mod:`quantexp.models.surroundings`).
 """
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -19,8 +22,11 @@ from transformers.utils import logging as transformers_logging
 from quantexp.config import ModelConfig
 from quantexp.errors import DataError
 from quantexp.models.source import ModelSource
+from quantexp.models.surroundings import Surroundings
+from quantexp.models.verify import check_detected
 from quantexp.quantization import attention
 
+_TOKENS = 2048  # that are embedded at once: some models make a mask per head of them
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,14 +52,20 @@ class StreamedModel:
             source.folder, trust_remote_code=self._trust, local_files_only=True
         )
         self._files = _index(source)
-        self.stored = _stored_dtype(config.dtype, self._config, self)
-        with torch.device("meta"):
-            self._meta: nn.Module = AutoModelForCausalLM.from_config(
+        # buffers (rotary frequencies, embedding scales) are computed, not stored: they stay
+        with init_empty_weights(include_buffers=False):
+            self._meta: Any = AutoModelForCausalLM.from_config(
                 self._config,
                 trust_remote_code=self._trust,
-                attn_implementation=attention.IMPLEMENTATION,
+                attn_implementation=(
+                    attention.IMPLEMENTATION if source.architecture.interface else "sdpa"
+                ),
+                dtype=torch.float32,
             )
         self._meta.eval()
+        self.stored = self._stored_dtype(config.dtype)
+        if source.detected:
+            check_detected(self._empty_block(0), source)
 
     @property
     def compute(self) -> torch.dtype:
@@ -88,110 +100,138 @@ class StreamedModel:
 
     def block(self, index: int, dtype: torch.dtype) -> nn.Module:
         """Decoder block ``index`` with its weights, in ``dtype``, on the device."""
-        block = self.empty_block(index)
+        block = self._empty_block(index)
         prefix = f"{self.source.architecture.layers}.{index}."
-        return _fill(
-            block,
-            {
-                name: self._read(prefix + name, dtype)
-                for name, _ in (*block.named_parameters(), *block.named_buffers())
-            },
-        )
+        names = block.state_dict()
+        return _fill(block, {name: self._read(prefix + name, dtype) for name in names})
 
-    def empty_block(self, index: int) -> nn.Module:
-        """Decoder block ``index`` on the meta device, to be filled by the caller."""
-        layers = self._meta.get_submodule(self.source.architecture.layers)
-        assert isinstance(layers, nn.ModuleList)
-        return copy.deepcopy(layers[index])
+    def blank_block(self, index: int, dtype: torch.dtype) -> nn.Module:
+        """Decoder block ``index`` on the device, its parameters to be filled by the caller."""
+        block = self._empty_block(index)
+        for module in block.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                empty = torch.empty_like(parameter, dtype=dtype, device=self.device)
+                module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+        return block
 
     def skeleton(self) -> Any:
-        """The whole model on the meta device but for its rotary embedding, to be filled.
+        """The whole model, its parameters on the meta device, to be filled.
 
         Its head is tied to its embedding only where the checkpoint stores no head.
         """
-        model: Any = copy.deepcopy(self._meta)
+        model = copy.deepcopy(self._meta)
         model.config.use_cache = False  # nothing is generated
-        model.config.tie_word_embeddings = self._tied
-        path = self.source.architecture.rotary
-        model.set_submodule(path, self._rotary(model.get_submodule(path)))
+        model.config.tie_word_embeddings = bool(self._tied)
         return model
 
-    def embedding(self, dtype: torch.dtype, device: str | None = None) -> nn.Module:
-        """Token ids (B, T) → (B, T, C), with its weight, on the device."""
-        path = self.source.architecture.embedding
-        weight = self._read(f"{path}.weight", dtype, device)
-        return _fill(copy.deepcopy(self._meta.get_submodule(path)), {"weight": weight})
+    def fill_surroundings(self, model: Any, device_of: Callable[[str], Any]) -> None:
+        """Reads all weights of a :meth:`skeleton` outside its blocks; ties what is tied."""
+        blocks = self.source.architecture.layers + "."
+        for path, module in model.named_modules():
+            if f"{path}.".startswith(blocks):
+                continue
+            device = device_of(path)
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+            for name, _ in [*module.named_parameters(recurse=False)]:
+                full = f"{path}.{name}"
+                if full not in self._tied:
+                    tensor = self._read(full, self.compute, device)
+                    module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+        model.tie_weights()
 
     def embed(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """Token ids (B, T) → inputs (B, T, C) of block 0, on the CPU."""
-        with torch.no_grad():
-            out: Tensor = self.embedding(dtype, "cpu")(tokens)
+        around = self._surroundings(dtype, torch.device("cpu"))
+        size = max(1, _TOKENS // tokens.shape[1])
+        out = torch.empty(*tokens.shape, self.source.hidden, dtype=dtype)
+        for part, place in zip(tokens.split(size), out.split(size), strict=True):
+            place.copy_(around.inputs(part))
         return out
 
     def head(self, dtype: torch.dtype) -> nn.Module:
-        """Final norm and output projection: (B, T, C) → logits (B, T, V), on the device."""
-        path = self.source.architecture.final_norm
-        norm = copy.deepcopy(self._meta.get_submodule(path))
-        _fill(norm, {n: self._read(f"{path}.{n}", dtype) for n, _ in norm.named_parameters()})
-        name = f"{self.source.architecture.embedding}.weight" if self._tied else "lm_head.weight"
-        head = copy.deepcopy(self._meta.get_submodule("lm_head"))
-        _fill(head, {"weight": self._read(name, dtype)})
-        return nn.Sequential(norm, head)
+        """What follows the last block: (B, T, C) → logits (B, T, V), on the device."""
+        around = self._surroundings(dtype, self.device)
+        # once on nothing: what it needs is read, or found missing, now
+        around(torch.zeros(1, 1, self.source.hidden, dtype=dtype, device=self.device))
+        return around
 
     def block_kwargs(self, length: int, dtype: torch.dtype) -> list[dict[str, Any]]:
         """The keyword arguments that the real model gives to each block, for windows of ``length``.
 
-        Captured by running the real model with blocks that only take notes, so that masks,
-        positions and rotary embeddings (per layer type) are what transformers makes them.
+        Masks, positions and rotary embeddings (per layer type) are what transformers makes them.
         """
-        model = copy.copy(self._meta)
-        model._modules = dict(self._meta._modules)
-        decoder_path, _, layers_name = self.source.architecture.layers.rpartition(".")
-        decoder = copy.copy(self._meta.get_submodule(decoder_path))
-        decoder._modules = dict(decoder._modules)
-        notes = [_Notes(layer) for layer in getattr(decoder, layers_name)]
-        setattr(decoder, layers_name, nn.ModuleList(notes))
-        rotary = self.source.architecture.rotary.rpartition(".")[2]
-        setattr(decoder, rotary, self._rotary(getattr(decoder, rotary)))
-        norm = self.source.architecture.final_norm.rpartition(".")[2]
-        setattr(decoder, norm, nn.Identity())
-        hidden = torch.zeros(1, length, self.source.hidden, dtype=dtype, device=self.device)
-        with torch.no_grad():
-            decoder(inputs_embeds=hidden, use_cache=False)
-        return [note.kwargs for note in notes]
+        return self._surroundings(dtype, self.device).kwargs(length)
+
+    def _surroundings(self, dtype: torch.dtype, device: torch.device) -> Surroundings:
+        paths = self.source.architecture
+        return Surroundings(
+            self._meta, paths.layers, paths.returns_tuple, self._read, dtype, device
+        )
+
+    def _empty_block(self, index: int) -> nn.Module:
+        """A copy of block ``index``: parameters on the meta device, buffers on the device."""
+        layers = self._meta.get_submodule(self.source.architecture.layers)
+        assert isinstance(layers, nn.ModuleList)
+        block = copy.deepcopy(layers[index])
+        for module in block.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(self.device)
+        return block
 
     @property
-    def _tied(self) -> bool:
-        """Whether embedding and head are one tensor, stored once."""
-        return "lm_head.weight" not in self._files and bool(self._config.tie_word_embeddings)
+    def _tied(self) -> dict[str, str]:
+        """Tensors that are not stored since they are others': name → the other's name."""
+        if not self._config.tie_word_embeddings:
+            return {}
+        keys = self._meta._tied_weights_keys or {}
+        return {name: other for name, other in keys.items() if self._stored(name) is None}
 
-    def _rotary(self, meta: nn.Module) -> nn.Module:
-        """Its buffers are computed, not stored: it is built anew outside the meta device."""
-        found: nn.Module = type(meta)(self._config).to(self.device)
-        return found
+    def _stored(self, name: str) -> str | None:
+        """What a tensor is called in the checkpoint: with or without the base model's prefix."""
+        prefix = f"{self._meta.base_model_prefix}."
+        names = [name, name.removeprefix(prefix), prefix + name]
+        if (experts := self.source.architecture.experts) is not None:
+            names.append(name.replace(f".{experts.parent}.", f".{experts.stored}."))
+        return next((found for found in names if found in self._files), None)
 
-    def _read(self, name: str, dtype: torch.dtype, device: str | None = None) -> Tensor:
-        if name not in self._files:
+    def _read(
+        self, name: str, dtype: torch.dtype, device: torch.device | str | None = None
+    ) -> Tensor:
+        tensor = self._tensor(self._tied.get(name, name))
+        # a narrower model.dtype rounds here, whatever the device then computes in
+        return tensor.to(device if device is not None else self.device, self.stored).to(dtype)
+
+    def _tensor(self, name: str) -> Tensor:
+        """A tensor as it is stored, on the CPU; experts that are stored one by one are stacked."""
+        stored = self._stored(name)
+        if stored is not None:
+            with safe_open(self._files[stored], "pt") as file:
+                tensor: Tensor = file.get_tensor(stored)
+            return tensor
+        experts = self.source.architecture.experts
+        parts = () if experts is None else experts.stored_parts(name)
+        if not parts:
             raise DataError(
                 f"{self.source.folder} lacks the tensor '{name}': the checkpoint is incomplete"
             )
-        with safe_open(self._files[name], "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        # a narrower model.dtype rounds here, whatever the device then computes in
-        return tensor.to(device or self.device, self.stored).to(dtype)
+        return torch.stack([torch.cat([self._tensor(n) for n in names]) for names in parts])
 
-
-class _Notes(nn.Module):
-    """Stands in for a block: keeps its keyword arguments, returns its input."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.kwargs: dict[str, Any] = {}
-        self.attention_type = getattr(block, "attention_type", None)
-
-    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
-        self.kwargs = kwargs
-        return hidden
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        if name != "auto":
+            return _DTYPES[name]
+        # what is on disk counts, whatever config.json claims
+        embedding = self._meta.get_input_embeddings()
+        path = next(p for p, module in self._meta.named_modules() if module is embedding)
+        stored = self._stored(f"{path}.weight")
+        if stored is None:
+            raise DataError(
+                f"{self.source.folder} lacks the tensor '{path}.weight': the checkpoint is "
+                "incomplete"
+            )
+        with safe_open(self._files[stored], "pt") as file:
+            dtype: torch.dtype = file.get_tensor(stored).dtype
+        return dtype
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -213,13 +253,3 @@ def _index(source: ModelSource) -> dict[str, str]:
         except Exception as error:  # safetensors raises its own error type
             raise DataError(f"{path} is no readable safetensors file: {error}") from error
     return found
-
-
-def _stored_dtype(name: str, config: Any, model: StreamedModel) -> torch.dtype:
-    if name != "auto":
-        return _DTYPES[name]
-    # what is on disk counts, whatever config.json claims
-    path = f"{model.source.architecture.embedding}.weight"
-    with safe_open(model._files[path], "pt") as file:
-        dtype: torch.dtype = file.get_tensor(path).dtype
-    return dtype

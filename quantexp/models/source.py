@@ -10,7 +10,9 @@ from typing import Any
 
 from quantexp.config import ModelConfig
 from quantexp.errors import ConfigError, DataError
-from quantexp.models.architectures import ARCHITECTURES, Architecture
+from quantexp.models.architectures import Architecture, Shape
+from quantexp.models.detect import architecture_of
+from quantexp.models.tables import FAMILIES, shape_of
 
 DEMO = Path(__file__).parent / "demo" / "checkpoint"
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")  # what is fetched of a repository
@@ -30,40 +32,60 @@ class ModelSource:
         data: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         return data
 
-    @property
+    @cached_property
     def architecture(self) -> Architecture:
-        """The architecture table's entry for this model."""
-        return ARCHITECTURES[self.config["model_type"]]
+        """The table's entry for this model, or what its tensors say.
+
+        Raises:
+            ConfigError: Neither knows it.
+        """
+        return architecture_of(self.config, self.weight_files)
+
+    @property
+    def architecture_name(self) -> str:
+        """The ``model_type``, marked where no table names it."""
+        kind = str(self.config.get("model_type"))
+        return f"{kind} (as llama, by its tensors)" if self.detected else kind
+
+    @property
+    def detected(self) -> bool:
+        """Whether no table names the model, and its tensors had to say what it is."""
+        return self.config.get("model_type") not in FAMILIES
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Sizes, by whatever names config.json has them."""
+        return shape_of(self.config)
 
     @property
     def hidden(self) -> int:
         """Width of the residual stream, in channels."""
-        return int(self.config["hidden_size"])
+        return self.shape.hidden
 
     @property
     def intermediate(self) -> int:
         """Width of the MLP's inner activation, in channels."""
-        return int(self.config["intermediate_size"])
+        return self.shape.intermediate
 
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
-        return int(self.config.get("head_dim") or self.hidden // self.heads)
+        return self.shape.head_dim
 
     @property
     def heads(self) -> int:
         """Number of query heads."""
-        return int(self.config["num_attention_heads"])
+        return self.shape.heads
 
     @property
     def kv_heads(self) -> int:
         """Number of heads of keys and values."""
-        return int(self.config.get("num_key_value_heads") or self.heads)
+        return self.shape.kv_heads
 
     @property
     def blocks(self) -> int:
         """Number of decoder blocks."""
-        return int(self.config["num_hidden_layers"])
+        return self.shape.blocks
 
     @property
     def max_positions(self) -> int:
@@ -106,11 +128,10 @@ def find(model: ModelConfig) -> ModelSource:
             + (f" (only pickled weights, {pickled}, which can run code)" if pickled else "")
             + ": convert it with save_pretrained(…, safe_serialization=True)"
         )
-    kind = source.config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise ConfigError(
-            f"model_type '{kind}' of {folder} is not supported: allowed {', '.join(ARCHITECTURES)}"
-        )
+    try:
+        _ = source.architecture
+    except ConfigError as error:
+        raise ConfigError(f"model.path={folder}: {error}") from error
     return source
 
 

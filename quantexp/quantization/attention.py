@@ -6,21 +6,31 @@ transformers calls a registered function with queries (B, H, T, D) and keys and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from quantexp.config import BitsConfig
+from quantexp.errors import DataError
 from quantexp.quantization.quantizer import Quantizer
 from quantexp.quantization.transforms import Kronecker, Online
 
 IMPLEMENTATION = "quantexp"
 NARROW = 16  # channels of a head below which it is padded while fitting
+# what a model may hand to its attention that changes nothing here, or is in the mask already
+_HARMLESS = {
+    "cache_position", "dropout", "is_causal", "output_attentions", "output_hidden_states",
+    "output_router_logits", "position_ids", "return_dict", "scaling", "sliding_window", "softcap",
+    "use_cache",
+}  # fmt: skip
 
 
 class AttentionQuantizers(nn.Module):
@@ -85,10 +95,23 @@ def attention(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA on the quantized queries, keys and values."""
+    """SDPA on the quantized queries, keys and values.
+
+    Raises:
+        DataError: The model asks for something that is not computed here.
+    """
+    unknown = [k for k, v in kwargs.items() if v is not None and k not in _HARMLESS]
+    if unknown:
+        raise DataError(
+            f"the attention of {type(module).__name__} needs '{unknown[0]}', which is not "
+            "computed here: the model is not supported"
+        )
     quantizers = getattr(module, IMPLEMENTATION, None)
     if quantizers is not None:
         query, key, value = quantizers(query, key, value)
+    softcap = kwargs.pop("softcap", None)
+    if softcap is not None:
+        return _capped(query, key, value, attention_mask, softcap, kwargs.get("scaling")), None
     width = query.shape[-1]
     if width < NARROW and query.requires_grad:
         # the CPU's kernel for training is a third faster on padded heads; zeros add nothing
@@ -96,6 +119,61 @@ def attention(
         kwargs["scaling"] = kwargs.get("scaling") or width**-0.5
     out, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out[..., :width], weights
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    softcap: float,
+    scaling: float | None,
+) -> Tensor:
+    """Attention with c·tanh(scores/c) before the softmax (Gemma 2), which SDPA does not have.
+
+    Returns:
+        (B, T, H, D), as transformers' functions do.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap))
+    if mask is None:
+        T, S = scores.shape[-2:]
+        mask = torch.ones(T, S, dtype=torch.bool, device=scores.device).tril(S - T)
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    shares = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    return (shares @ value).transpose(1, 2)
+
+
+class _Caught(TorchFunctionMode):
+    """Within it, what is handed to ``scaled_dot_product_attention`` is quantized first."""
+
+    def __init__(self, quantizers: AttentionQuantizers) -> None:
+        super().__init__()
+        self._quantizers = quantizers
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is scaled_dot_product_attention:
+            query, key, value, *rest = args
+            args = (*self._quantizers(query, key, value), *rest)
+        return func(*args, **(kwargs or {}))
+
+
+def intercept(module: nn.Module) -> None:
+    """Quantizes what an attention module hands to SDPA by itself, past the interface (Falcon)."""
+    setattr(module, "forward", partial(_intercepted, module))  # noqa: B010 (mypy: a method)
+
+
+def _intercepted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    quantizers = getattr(module, IMPLEMENTATION)
+    with _Caught(quantizers):
+        return type(module).forward(module, *args, **kwargs)
 
 
 def register() -> None:

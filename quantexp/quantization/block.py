@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from quantexp.config import BitsConfig
+from quantexp.errors import CalibrationError, ConfigError
 from quantexp.models.architectures import Architecture
-from quantexp.quantization.attention import IMPLEMENTATION, AttentionQuantizers
+from quantexp.quantization.attention import IMPLEMENTATION, AttentionQuantizers, intercept
 from quantexp.quantization.clipping import LearnedRange
 from quantexp.quantization.factors import refresh_all
+from quantexp.quantization.fused import FusedLinear, QuantExperts
 from quantexp.quantization.linear import QuantLinear, Siblings
 from quantexp.quantization.quantizer import Quantizer
 from quantexp.quantization.transforms import Kronecker, Online, Transform, ValueTransform
@@ -21,17 +23,22 @@ ONLINE_PARTS = ("left", "right", "shift")
 
 
 class TransformedNorm(nn.Module):
-    """A norm followed by the online transform of the site that it feeds."""
+    """A norm followed by the online transform of the site that it feeds.
 
-    def __init__(self, norm: nn.Module, transform: nn.Module) -> None:
+    Attributes:
+        offset: What the norm adds to its weight.
+    """
+
+    def __init__(self, norm: nn.Module, transform: nn.Module, offset: float) -> None:
         super().__init__()
         self.norm = norm
         self.transform = transform
+        self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
         """The site's tensor (B, T, C), computed once for all linears that read it."""
         if isinstance(self.transform, Transform):
-            return self.transform.normed(self.norm, x)
+            return self.transform.normed(self.norm, x, self.offset)
         out: Tensor = self.transform(self.norm(x))
         return out
 
@@ -53,21 +60,39 @@ class QuantBlock:
         self.bits = bits
         self.linears: dict[str, QuantLinear] = {}
         self.transforms: dict[str, Transform] = {}
+        for fused in architecture.fused:
+            whole = module.get_submodule(fused.path)
+            assert isinstance(whole, nn.Linear), fused.path
+            _set(module, fused.path, FusedLinear(whole, fused, bits))
+        if architecture.experts is not None:
+            path = architecture.experts.path
+            _set(module, path, QuantExperts(module.get_submodule(path), bits))
         for path in architecture.linears:
             linear = module.get_submodule(path)
-            assert isinstance(linear, nn.Linear), path
-            self.linears[path] = QuantLinear(linear, bits)
-            _set(module, path, self.linears[path])
+            if not isinstance(linear, QuantLinear):
+                assert isinstance(linear, nn.Linear), path
+                linear = QuantLinear(linear, bits)
+                _set(module, path, linear)
+            self.linears[path] = linear
         self.attention = AttentionQuantizers(bits)
-        setattr(module.get_submodule(architecture.attention), IMPLEMENTATION, self.attention)
+        attention = module.get_submodule(architecture.attention)
+        setattr(attention, IMPLEMENTATION, self.attention)
+        if not architecture.interface:
+            intercept(attention)
         for name in ("key", "query"):
             quantizer = getattr(self.attention, name)
             if quantizer.before_rope:
                 self.linears[getattr(architecture, name)].output_quantizer = quantizer
 
     def install(self, site_name: str, transform: Transform) -> None:
-        """Puts a transform at a site: on the norm, or on the input of the linear behind it."""
+        """Puts a transform at a site: on the norm, or on the input of the linear behind it.
+
+        Raises:
+            ConfigError: It is not defined there.
+        """
         site = self.architecture.site(site_name)
+        if site.unscaled and transform.channel_scale() is not None:
+            raise ConfigError(f"no scale at {site_name}: {site.unscaled}")
         self.transforms[site_name] = transform
         for path in site.linears:
             self.linears[path].site = transform
@@ -76,7 +101,7 @@ class QuantBlock:
                 self.linears[path].online = transform
         if site.norm is not None:
             norm = self.module.get_submodule(site.norm)
-            _set(self.module, site.norm, TransformedNorm(norm, transform))
+            _set(self.module, site.norm, self._transformed(norm, transform))
         if isinstance(transform, ValueTransform) and transform.merged:
             self.install_rows(self.architecture.value, transform)
 
@@ -148,7 +173,7 @@ class QuantBlock:
             linear.merge()
         for name, transform in self.transforms.items():
             self._absorb(name, transform)
-            self._set_online(name, transform.online())
+            self._set_online(name, self._into_bias(name, transform.online()))
         for linear in self.linears.values():
             linear.finish()
         self.attention.merge(stored)
@@ -233,18 +258,44 @@ class QuantBlock:
         scale = transform.channel_scale()
         if scale is None:
             return
-        site = self.architecture.site(name)
+        site, offset = self.architecture.site(name), 0.0
         if site.norm is not None:
             norm = self.module.get_submodule(site.norm)
             assert isinstance(norm, TransformedNorm)
             target: nn.Module = norm.norm
+            offset = norm.offset
         else:
             assert site.previous is not None
             target = self.linears[site.previous]
+        if site.positive and not bool((scale > 0).all()):
+            raise CalibrationError(
+                f"{name}: a scale of {float(scale.min()):.3g} does not pass the ReLU before it"
+            )
         for parameter in (target.weight, target.bias if hasattr(target, "bias") else None):
             if isinstance(parameter, nn.Parameter):
                 rows = scale.unsqueeze(-1) if parameter.dim() == 2 else scale
-                parameter.data = (parameter.data.double() * rows).to(parameter.dtype)
+                added = offset if parameter is target.weight else 0.0
+                wide = parameter.data.double()
+                # 0.0 would change nothing but a sign of zero: existing results stay as they are
+                wide = (wide + added) * rows - added if added else wide * rows
+                parameter.data = wide.to(parameter.dtype)
+
+    def _into_bias(self, name: str, online: Online | None) -> Online | None:
+        """What stays online once a shift alone has gone into the norm's bias, if it has one."""
+        norm = self.architecture.site(name).norm
+        if norm is None or online is None or online.shift is None:
+            return online
+        transformed = self.module.get_submodule(norm)
+        assert isinstance(transformed, TransformedNorm)
+        bias = getattr(transformed.norm, "bias", None)
+        alone = online.left is None and online.right is None and online.clip is None
+        if bias is None or not alone:
+            return online
+        bias.data = (bias.data.double() + online.shift).to(bias.dtype)
+        return None
+
+    def _transformed(self, norm: nn.Module, transform: nn.Module) -> TransformedNorm:
+        return TransformedNorm(norm, transform, self.architecture.norm_offset)
 
     def _set_online(self, name: str, online: Online | None) -> None:
         if name in ("key", "query", "value"):
@@ -257,7 +308,7 @@ class QuantBlock:
         norm = self.module.get_submodule(site.norm)
         bare = norm.norm if isinstance(norm, TransformedNorm) else norm
         assert isinstance(bare, nn.Module)
-        _set(self.module, site.norm, bare if online is None else TransformedNorm(bare, online))
+        _set(self.module, site.norm, bare if online is None else self._transformed(bare, online))
 
 
 def _set(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -18,8 +18,8 @@ LEAST = 1e-2  # of |s|, before every forward pass
 class Scaling(Transform):
     """x̃ = (x - δ)/s, W̃ = W·s and b̃ = b + Wδ (equation 3): (x̃, W̃, b̃) gives x Wᵀ + b.
 
-    1/s is absorbed into what precedes the site; -δ/s stays there as a shift, since the norms of
-    LLaMA have no bias to take it.
+    1/s is absorbed into what precedes the site, and -δ/s into the bias of its norm; where that
+    has none (LLaMA), it stays there as a shift.
     """
 
     def __init__(self, scale: Tensor, shift: bool = False) -> None:
@@ -38,10 +38,12 @@ class Scaling(Transform):
             x = x - self.shift.to(x.dtype)
         return x / self.scale.to(x.dtype)
 
-    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+    def normed(self, norm: nn.Module, x: Tensor, offset: float = 0.0) -> Tensor:
         """As after merging: the norm takes 1/s, which is cheaper than dividing every token."""
         c = 1 / self.scale
         scaled = {name: p * c.to(p.dtype) for name, p in norm.named_parameters()}
+        if offset:
+            scaled["weight"] = scaled["weight"] + offset * (c.to(scaled["weight"].dtype) - 1)
         out: Tensor = functional_call(norm, scaled, (x,))
         return out if self.shift is None else out - (self.shift * c).to(out.dtype)
 

@@ -44,8 +44,14 @@ class Transform(nn.Module):
         """The transformed activation."""
         return x
 
-    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """The transformed output of the norm that makes the site's tensor."""
+    def normed(self, norm: nn.Module, x: Tensor, offset: float = 0.0) -> Tensor:
+        """The transformed output of the norm that makes the site's tensor.
+
+        Args:
+            norm: The norm.
+            x: Its input.
+            offset: What it adds to its weight.
+        """
         return self.act(norm(x))
 
     def weight_in(self, weight: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ A method of one's own is tested here without an edit, as soon as the registry kn
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from helpers import (
     tiny_llama,
     windows,
 )
+from preserved import follow, transparent, unrounded
 from torch import Tensor, nn
 
 from quantexp import registry
 from quantexp.calibration import blocks
 from quantexp.calibration.blocks import CalibrationBlock, run
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
-from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError, ConfigError
 from quantexp.methods.base import Method
 from quantexp.models.load import StreamedModel
@@ -80,67 +79,6 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-@dataclass
-class Followed:
-    """Logits of the same windows: unquantized, while fitting, merged, and from the disk."""
-
-    exact: Tensor
-    fitted: Tensor
-    merged: Tensor
-    stored: Tensor
-
-
-def follow(
-    monkeypatch: pytest.MonkeyPatch,
-    config: ExperimentConfig,
-    folder: Path,
-    dtype: torch.dtype,
-    stored: torch.dtype,
-) -> Followed:
-    """Calibrates and runs, beside it, each block as it is just before and just after merging."""
-    model = streamed(config)
-    model.stored = stored
-    kwargs = model.block_kwargs(TOKENS.shape[1], dtype)
-    fitted = merged = model.embed(TOKENS, dtype)
-    index = 0
-    original = QuantBlock.merge
-
-    def merge(quant: QuantBlock, stored: torch.dtype) -> None:
-        nonlocal fitted, merged, index
-        quant.start_fitting()  # also for a method that fits nothing by gradients
-        with torch.no_grad():
-            quant.refresh()
-        fitted = run(quant.module, fitted, kwargs[index], model.device)
-        original(quant, stored)
-        merged = run(quant.module, merged, kwargs[index], model.device)
-        index += 1
-
-    monkeypatch.setattr(QuantBlock, "merge", merge)
-    checkpoint = calibrated(model, config, TOKENS, folder)
-    head = model.head(dtype)
-    with torch.no_grad():
-        return Followed(
-            logits(model, plain_blocks(model, dtype), TOKENS, dtype),
-            head(fitted.to(model.device)).cpu(),
-            head(merged.to(model.device)).cpu(),
-            logits(model, stored_blocks(model, config, checkpoint, dtype), TOKENS, dtype),
-        )
-
-
-def unrounded(path: Path, method: str) -> ExperimentConfig:
-    """All tensors look quantized to the method; of weights only where it asks for it."""
-    try:
-        return make_config(path, method, (16, 8, 8, 8))
-    except ConfigError:
-        return make_config(path, method, (4, 8, 8, 8))
-
-
-def transparent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All quantizers have, in effect, 16 bits; methods install their transforms all the same."""
-    monkeypatch.setattr(Quantizer, "forward", lambda self, x: x)
-    monkeypatch.setattr(blocks._Loop, "_round", lambda *_: {})
 
 
 @pytest.mark.parametrize("method", METHODS)

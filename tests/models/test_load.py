@@ -132,3 +132,14 @@ def test_a_chosen_dtype_decides_every_number_of_the_baseline(dtype: str, tmp_pat
     model = streamed(make_config(path, "none", (16, 16, 16, 16), model=chosen))
     weight = model.block(0, model.compute).mlp.down_proj.weight
     assert torch.equal(weight, weight.to(model.stored).to(model.compute))
+
+
+def test_before_and_behind_the_blocks_only_what_is_run_there_is_read(tmp_path: Path) -> None:
+    model = streamed(make_config(tiny_llama(tmp_path / "m"), "none", (16, 16, 16, 16)))
+    head = model.head(torch.float32)
+    read = {name for name, p in head.named_parameters() if not p.is_meta}
+    assert read == {"_model.model.norm.weight", "_model.lm_head.weight"}
+    around = model._surroundings(torch.float32, model.device)
+    around.inputs(TOKENS[:1])
+    read = {name for name, p in around.named_parameters() if not p.is_meta}
+    assert read == {"_model.model.embed_tokens.weight"}
