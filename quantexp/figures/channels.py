@@ -11,14 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quantexp.figures import style
-from quantexp.figures.variants import ORIGINAL, name
-
-_TITLES = {
-    "attention_input": "input of q, k, v",
-    "attention_output": "input of o",
-    "mlp_input": "input of gate, up",
-    "mlp_output": "input of down",
-}
+from quantexp.figures.variants import ORIGINAL, SITES, name
 
 
 def draw(data: Mapping[str, Any]) -> Figure:
@@ -43,7 +36,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
                     look["linestyle"] = (0, (4, 1.5))
                 _plot(axis, np.asarray(magnitudes, dtype=float), look)
                 entries.setdefault(name(label), look)
-        axes[n].set_title(_TITLES.get(site, site))
+        axes[n].set_title(SITES.get(site, site))
         axes[count + n].set_xlabel("channel, sorted")
     # outliers of activations are tens of times the rest; weights may be zero
     style.log_if_wide(axes[0], [*_range(sites)])

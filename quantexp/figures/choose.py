@@ -12,11 +12,14 @@ from quantexp.experiment.cell import Cell, model_name
 from quantexp.experiment.outputs import cells as all_cells
 
 
-def measure_cells(outputs: Path, wanted: Sequence[str], block: int | None) -> dict[str, Any]:
+def measure_cells(
+    outputs: Path, wanted: Sequence[str], block: int | None, sweep: str | None = None
+) -> dict[str, Any]:
     """The flatness data of cells (see :func:`quantexp.figures.flatness.measure`).
 
     Args:
         outputs: Folder of the results.
+        sweep: Only its cells are meant; ``None``: all.
         wanted: Names of cells, or unambiguous parts of them.
         block: Whose channels are kept; ``None``: the middle one.
 
@@ -24,7 +27,7 @@ def measure_cells(outputs: Path, wanted: Sequence[str], block: int | None) -> di
         ConfigError: No such cell or block, or cells that cannot be compared.
         DataError: A checkpoint was freed or never made.
     """
-    found = [_cell(outputs, name) for name in dict.fromkeys(wanted)]
+    found = [_cell(outputs, name, sweep) for name in dict.fromkeys(wanted)]
     _check(found, block)
     from rich.console import Console
     from rich.progress import Progress
@@ -39,8 +42,8 @@ def measure_cells(outputs: Path, wanted: Sequence[str], block: int | None) -> di
         )
 
 
-def _cell(outputs: Path, name: str) -> Cell:
-    names = [folder.name for folder in all_cells(outputs)]
+def _cell(outputs: Path, name: str, sweep: str | None) -> Cell:
+    names = [folder.name for folder in all_cells(outputs, sweep)]
     fitting = [name] if name in names else [other for other in names if name in other]
     if not fitting:
         if not names:

@@ -10,10 +10,9 @@ from typing import Any
 from quantexp.errors import ConfigError, unknown
 from quantexp.experiment import record
 from quantexp.experiment.outputs import add_argument
-from quantexp.figures.draw import KINDS, draw
+from quantexp.figures.draw import DATA, KINDS, draw, folder
 
 FORMATS = ("png", "svg", "pdf")
-DATA = "flatness.json"  # beside the figures that it is drawn as
 
 
 def main(argv: list[str]) -> int:
@@ -46,14 +45,14 @@ def main(argv: list[str]) -> int:
 
     outputs: Path = arguments.outputs
     rows = with_averages(collect(outputs, arguments.sweep))
-    folder = arguments.to or _folder(outputs, arguments.sweep)
+    target = arguments.to or folder(outputs, arguments.sweep)
     if arguments.flatness:
         from quantexp.figures.choose import measure_cells
 
-        data = measure_cells(outputs, arguments.flatness, arguments.block)
-        record.write_signed(folder / DATA, data)
-        print(folder / DATA)
-    flatness = _measured(folder / DATA)
+        data = measure_cells(outputs, arguments.flatness, arguments.block, arguments.sweep)
+        record.write_signed(target / DATA, data)
+        print(target / DATA)
+    flatness = _measured(target / DATA)
     written = 0
     for kind in kinds:
         try:
@@ -62,8 +61,8 @@ def main(argv: list[str]) -> int:
             print(f"{kind}: left out: {reason}", file=sys.stderr)
             continue
         for form in formats:
-            save(figure, folder / f"{kind}.{form}")
-            print(folder / f"{kind}.{form}")
+            save(figure, target / f"{kind}.{form}")
+            print(target / f"{kind}.{form}")
             written += 1
     if not written:
         print(
@@ -73,10 +72,6 @@ def main(argv: list[str]) -> int:
         )
         return 1
     return 0
-
-
-def _folder(outputs: Path, sweep: str | None) -> Path:
-    return outputs / "sweeps" / sweep / "figures" if sweep else outputs / "figures"
 
 
 def _measured(path: Path) -> Mapping[str, Any] | None:

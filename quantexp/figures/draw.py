@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantexp.errors import ConfigError, unknown
@@ -29,6 +30,7 @@ class Kind:
     measured: bool = False
 
 
+DATA = "flatness.json"  # what ``--flatness`` measured, beside the figures that it is drawn as
 KINDS = {
     "pareto": Kind("perplexity against effective bits per weight", "pareto"),
     "blocks": Kind("error of each block's output", "blocks"),
@@ -38,6 +40,11 @@ KINDS = {
     "channels": Kind("sorted channel magnitudes per transform", "channels", measured=True),
     "surface": Kind("quantization error over blocks and tokens", "surface", measured=True),
 }
+
+
+def folder(outputs: Path, sweep: str | None) -> Path:
+    """Where figures of a sweep, or of everything, are written if nothing else is said."""
+    return outputs / "sweeps" / sweep / "figures" if sweep else outputs / "figures"
 
 
 def draw(kind: str, rows: Sequence[Row], flatness: Mapping[str, Any] | None = None) -> Figure:

@@ -3,6 +3,12 @@
 from quantexp.report import names
 
 ORIGINAL, HADAMARD = "original", "hadamard"  # rounded as it is; after a Hadamard transform
+SITES = {
+    "attention_input": "input of q, k, v",
+    "attention_output": "input of o",
+    "mlp_input": "input of gate, up",
+    "mlp_output": "input of down",
+}
 
 
 def name(variant: str) -> str:

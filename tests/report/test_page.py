@@ -16,11 +16,27 @@ import pytest
 from fake_outputs import FakeOutputs
 
 from quantexp.errors import ConfigError
+from quantexp.experiment import record
 from quantexp.report.cli import main
 from quantexp.report.page.details import redacted
 from quantexp.report.page.html import sort_value
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLATNESS = {
+    "kind": "flatness",
+    "model": "demo",
+    "bits": "w4a4",
+    "block": 1,
+    "cells": [],
+    "channels": {
+        "attention_input": {
+            "activations": {"original": [9.0, 1, 1, 1], "flatquant": [1.1, 1, 1, 0.9]},
+            "weights": {"original": [1.0, 1, 1, 0], "flatquant": [1.1, 1, 1, 0.9]},
+        }
+    },
+    "mse": {"original": [[2.0] * 5, [4.0] * 5], "flatquant": [[0.1] * 5, [0.0] * 5]},
+    "mean_mse": {"original": 3.0, "flatquant": 0.05},
+}
 EVIL = "</script><img src=x onerror=alert(1)>"
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -95,6 +111,55 @@ def test_rows_know_their_cells_and_cells_what_made_them(filled: FakeOutputs) -> 
     assert {series["name"] for series in panel["series"]} >= {"FlatQuant", "RTN"}
 
 
+def test_figures_that_need_the_model_are_shown_once_measured_and_never_before(
+    filled: FakeOutputs,
+) -> None:
+    text = page(filled)
+    command = re.search(r"python -m quantexp figures demo --flatness (\S+) (\S+) --outputs", text)
+    assert command
+    assert [name.split("-")[1] for name in command.groups()] == ["smoothquant", "flatquant"]
+    path = filled.root / "sweeps" / "demo" / "figures" / "flatness.json"
+    record.write_signed(path, FLATNESS)
+    text = page(filled)
+    assert "--flatness" not in text
+    data = data_of(text)
+    assert [panel["title"] for panel in data["maps"]] == [
+        "original: mean 3",
+        "FlatQuant: mean 0.05",
+    ]
+    curve = data["channels"][0]["series"][0]
+    assert (curve["name"], [p["x"] for p in curve["points"]]) == ("original", [1, 2, 3, 4])
+    assert curve["points"][0]["y"] == pytest.approx(9 / (84 / 4) ** 0.5, rel=1e-3)
+    path.write_text(path.read_text().replace("9.0", "1.0"))  # edited: as if it were not there
+    assert data_of(page(filled))["channels"] == []
+
+
+def test_accuracies_costs_and_sizes_are_what_the_figures_show(outputs: FakeOutputs) -> None:
+    cells = [outputs.cell("none", "w16a16", 5.5), outputs.cell("rtn", "w4a4", 9.0)]
+    for cell, value in zip(cells, (0.7, 0.6), strict=True):
+        zeroshot = {"kind": "zeroshot", "dataset": "piqa", "metric": "acc_norm", "value": value}
+        path = outputs.folder(cell) / "evaluations" / "zeroshot-piqa.json"
+        record.write_signed(path, {**zeroshot, "stderr": 0.02, "details": {}})
+    for size, ppl in (([16, 16], 6.0), ([4, 64], 6.2), (None, 5.9)):
+        options = {"kronecker_hidden": size, "kronecker_intermediate": None}
+        cells.append(outputs.cell("flatquant", "w4a4", ppl, method=options))
+        outputs.calibration(cells[-1])
+    outputs.sweep("demo", cells)
+    data = data_of(page(outputs))
+    (panel,) = data["accuracy"]
+    assert panel["names"] == ["piqa acc_norm"]
+    assert [m["x"] for m in panel["marks"]] == [50]
+    points = {s["name"]: s["points"][0] for s in panel["series"]}
+    assert [points[name]["x"] for name in ("FP16", "RTN")] == [70, 60]
+    assert (points["RTN"]["low"], points["RTN"]["high"]) == (58, 62)
+    time, memory = data["cost"]
+    assert {s["points"][0]["x"] for s in time["series"]} == {61}
+    assert {s["points"][0]["x"] for s in memory["series"]} == {2}
+    ppl, products, _ = data["kronecker"]
+    assert (ppl["ticks"], ppl["baseline"]) == ([4, 16], [{"y": 5.9}])
+    assert [p["y"] for p in products["series"][0]["points"]] == [68, 32]
+
+
 def test_what_looks_like_a_secret_is_not_shown(filled: FakeOutputs) -> None:
     text = page(filled)
     assert "abcdefghijklmnop" not in text
@@ -135,11 +200,13 @@ parent.postMessage(JSON.stringify({ ...result, errors }), "*");
 _FRAME = """<!doctype html><body style="margin:0"><pre id="result"></pre><script>
 const told = document.getElementById("result");
 addEventListener("message", (event) => { told.textContent = event.data; });
-</script><iframe style="border:0;width:%dpx;height:800px" srcdoc="%s"></iframe>
+</script><iframe style="border:0;width:%dpx;height:800px" src="%s"></iframe>
 """
 
 
-def seen(text: str, script: str, folder: Path, width: int = 1280) -> dict[str, Any]:
+def seen(
+    text: str, script: str, folder: Path, width: int = 1280, fragment: str = "", dark: bool = False
+) -> dict[str, Any]:
     """What ``script`` returns in a browser that shows the page; its policy stays in force."""
     scripts = [_WATCH, _TELL % script]
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
@@ -148,10 +215,13 @@ def seen(text: str, script: str, folder: Path, width: int = 1280) -> dict[str, A
     text = text.replace("<title>", f"<script>{scripts[0]}</script><title>", 1)
     text = text.replace("</body>", f"<script>{scripts[1]}</script></body>")
     outer = folder / "outer.html"
-    outer.write_text(_FRAME % (width, html.escape(text)))
+    inner = folder / "inner.html"
+    inner.write_text(text)
+    outer.write_text(_FRAME % (width, html.escape(f"{inner.as_uri()}#{fragment}")))
     command = [
         *(str(CHROMIUM), "--headless", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"),
         *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        f"--blink-settings=preferredColorScheme={int(not dark)}",
         *("--virtual-time-budget=5000", f"--window-size={max(width, 600)},900", "--dump-dom"),
         outer.as_uri(),
     ]
@@ -254,6 +324,80 @@ def test_keys_walk_through_a_plot_and_open_a_row(filled: FakeOutputs, tmp_path: 
     found = seen(page(filled), _HELP + script, tmp_path)
     assert re.search(r"w4a(4|16)\n4\.250 bits: ", found["tip"])
     assert (found["opened"], found["focused"]) == (1, "open")
+
+
+@pytest.mark.slow
+@browser
+def test_a_view_is_in_the_address_and_comes_back_from_it(
+    filled: FakeOutputs, tmp_path: Path
+) -> None:
+    script = """
+    const view = () => ({ hash: location.hash, methods: column(0),
+      open: [...document.querySelectorAll(".panel code")].map((c) => c.textContent),
+      sorted: [...document.querySelectorAll("[aria-sort]")].map((h) => h.textContent) });
+    const before = view();
+    const find = document.getElementById("find");
+    const select = document.querySelector("#filters select");
+    const raf = window.requestAnimationFrame;
+    window.requestAnimationFrame = (f) => f();
+    find.value = "4/4/ -rtn";
+    find.dispatchEvent(new Event("input", { bubbles: true }));
+    select.value = "FlatQuant";
+    select.dispatchEvent(new Event("input", { bubbles: true }));
+    window.requestAnimationFrame = raf;
+    for (let i = 0; i < 2; i++) head(2).querySelector("button").click();
+    rows().find((r) => !r.hidden).querySelector(".open").click();
+    return { before, after: view() };"""
+    text = page(filled)
+    first = seen(text, _HELP + script, tmp_path)
+    assert first["before"]["hash"] == ""
+    after = first["after"]
+    assert after["methods"] == ["FlatQuant"]
+    assert len(after["open"]) == 2  # its seeds
+    assert after["hash"].startswith("#find=")
+    again = seen(text, _HELP + script, tmp_path, fragment=after["hash"][1:])["before"]
+    assert again == after
+    wrong = seen(text, _HELP + script, tmp_path, fragment="sort=nothing&is.method=x&open=%00&find")
+    assert wrong["before"]["methods"] == first["before"]["methods"]
+
+
+@pytest.mark.slow
+@browser
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_figures_of_the_model_stand_in_the_page_and_answer_to_keys(
+    filled: FakeOutputs, tmp_path: Path, width: int, dark: bool
+) -> None:
+    record.write_signed(filled.root / "sweeps/demo/figures/flatness.json", FLATNESS)
+    script = """
+    const at = (id) => [...document.querySelectorAll(`#${id} figcaption`)]
+      .map((f) => f.textContent);
+    const maps = [...document.querySelectorAll("#surface svg[role=img]")].slice(1);
+    const key = (key) => maps[0]
+      .dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    maps[0].focus(); key("ArrowUp"); key("ArrowUp"); key("ArrowRight");
+    const ink = (e, name) => getComputedStyle(e)[name].match(/[\\d.]+/g).slice(0, 3)
+      .reduce((sum, c) => sum + Number(c) / 765, 0);
+    const clipped = [...document.querySelectorAll("svg[role=img] text")].filter((t) => {
+      const box = t.getBoundingClientRect(), all = t.ownerSVGElement.getBoundingClientRect();
+      return box.left < all.left - 1 || box.right > all.right + 1 || box.bottom > all.bottom + 1;
+    }).map((t) => t.textContent);
+    return { channels: at("channels"), surface: at("surface"), cost: at("cost"), clipped,
+      tip: document.getElementById("tip").textContent, width: innerWidth,
+      page: document.documentElement.scrollWidth,
+      contrast: ink(document.body, "color") - ink(document.body, "backgroundColor") };"""
+    found = seen(page(filled), _HELP + script, tmp_path, width, dark=dark)
+    assert found["channels"][:2] == ["input of q, k, v: activations", "input of q, k, v: weights"]
+    assert found["surface"] == [
+        "demo w4a4: mean over tokens",
+        "original: mean 3",
+        "FlatQuant: mean 0.05",
+    ]
+    assert found["cost"] == ["Calibration time", "Peak memory"]
+    assert found["tip"] == "block 1, token 1: 4.0"
+    assert found["clipped"] == []
+    assert found["page"] <= found["width"] == width
+    assert (found["contrast"] > 0.7) if dark else (found["contrast"] < -0.7)
 
 
 @pytest.mark.slow

@@ -35,11 +35,11 @@ def blocks(rows: Sequence[Row], place: Mapping[str, int]) -> list[dict[str, Any]
                 {
                     "x": block,
                     "y": digits(statistics.geometric_mean([curve[block] for curve in curves])),
-                    **_row(line, place),
+                    **line_row(line, place),
                 }
                 for block in shared(curves)
             ]
-            series.append({**_look(line), "points": points})
+            series.append({**look(line), "points": points})
         made.append(
             {"title": panel.title, "x": "block", "y": "relative error", "whole": True, "jump": True}
             | {"series": series}
@@ -59,7 +59,7 @@ def _pareto(panel: Panel, place: Mapping[str, int]) -> dict[str, Any]:
     for line in sorted((o for o in panel.lines if o.values), key=bits):
         curves.setdefault(line.name, []).append(line)
     series = [
-        {**_look(of[0]), "points": [_point(line, place) for line in of]} for of in curves.values()
+        {**look(of[0]), "points": [_point(line, place) for line in of]} for of in curves.values()
     ]
     front: list[tuple[float, float]] = []
     for x, y in sorted((p["x"], p["y"]) for one in series for p in one["points"]):
@@ -85,21 +85,27 @@ def _point(line: Line, place: Mapping[str, int]) -> dict[str, Any]:
     if line.broken:
         tip += f"\n{line.broken} broken"
     span = {"low": digits(line.mean - spread), "high": digits(line.mean + spread)} if spread else {}
-    return {"x": digits(x), "y": digits(line.mean), "tip": tip, **span, **_row(line, place)}
+    return {"x": digits(x), "y": digits(line.mean), "tip": tip, **span, **line_row(line, place)}
 
 
-def _row(line: Line, place: Mapping[str, int]) -> dict[str, int]:
+def line_row(line: Line, place: Mapping[str, int]) -> dict[str, int]:
+    """``row``: where the table shows the line; nothing where it does not."""
     found = [place[row.cell] for row in line.rows if row.cell in place]
     return {"row": found[0]} if found else {}
 
 
-def _look(line: Line) -> dict[str, Any]:
-    colour, _ = palette.method(line.label)
-    rounded = "+" in line.label
+def look(line: Line) -> dict[str, Any]:
+    """Name, colour, marker and dashes of a line, as in the figures."""
+    return {"name": line.name, **method_look(line.label, line.variant)}
+
+
+def method_look(label: str, variant: int) -> dict[str, Any]:
+    """Colour, marker and dashes of a method's variant; ``+gptq`` is hollow."""
+    colour, _ = palette.method(label)
+    rounded = "+" in label
     return {
-        "name": line.name,
         "color": "var(--ink)" if colour == "#000000" else colour,
-        "marker": palette.marker(line.label, line.variant),
+        "marker": palette.marker(label, variant),
         "hollow": rounded,
-        "dash": _DASHES[(line.variant + rounded) % len(_DASHES)],
+        "dash": _DASHES[(variant + rounded) % len(_DASHES)],
     }
