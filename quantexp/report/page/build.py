@@ -65,10 +65,14 @@ def page(
     when = f", last change {updated[:16].replace('T', ' ')} UTC" if updated else ""
     return Template(_file("template.html")).substitute(
         title=escape(f"{sweep}: results" if sweep else "quantexp results"),
-        summary=escape(f"{sum(states.values())} cells: {counts}{when}"),
+        summary=escape(
+            f"{sum(states.values())} cells: {counts}{when}" if states else "no cells yet"
+        ),
         policy=f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(js)}'; "
         "base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if live else ""),
-        live='<p id="live" class="soft" role="status">Live.</p>\n' if live else "",
+        live='<p id="live" class="soft" role="status">Live: it loads again as records change.</p>\n'
+        if live
+        else "",
         css=css,
         js=js,
         tall=" tall" if grid.height > _TALL else "",
