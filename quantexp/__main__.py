@@ -30,6 +30,10 @@ COMMANDS = {
         "quantexp.prefetch.command",
         "fetches what a sweep needs, so that jobs run offline",
     ),
+    "completion": (
+        "quantexp.completion.command",
+        "completes all this in bash, zsh and fish",
+    ),
     "clean": ("quantexp.experiment.clean", "frees the space of quantized checkpoints"),
 }
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130

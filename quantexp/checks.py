@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from quantexp.calibration import corpora
 from quantexp.config import (
     BITS,
+    CHOICES,
     GRANULARITIES,
     SCHEMES,
     TENSORS,
@@ -30,11 +31,14 @@ def check(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: Names the key, the value, what is allowed and how to fix it.
     """
-    _one_of("rounding", config.rounding, ("rtn", "gptq"))
-    _one_of("keep", config.keep, ("records", "checkpoint"))
-    _one_of("tracker.mode", config.tracker.mode, ("auto", "offline", "online", "disabled"))
-    _one_of("model.source", config.model.source, ("demo", "local", "hf"))
-    _one_of("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
+    for key, value in (
+        ("rounding", config.rounding),
+        ("keep", config.keep),
+        ("tracker.mode", config.tracker.mode),
+        ("model.source", config.model.source),
+        ("model.dtype", config.model.dtype),
+    ):
+        _one_of(key, value, CHOICES[key])
     _one_of("protocol", config.protocol.name, ("uniform", "official"))
     if config.protocol.paper is not None:
         _one_of("protocol.paper", config.protocol.paper, PAPERS)

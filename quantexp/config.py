@@ -30,6 +30,16 @@ GRANULARITIES = {
     "query": ("per_head", "per_token", "per_token_before_rope", "per_tensor"),
 }
 TENSORS = tuple(GRANULARITIES)
+# key → what it may be, where that is a few words
+CHOICES = {
+    "rounding": ("rtn", "gptq"),
+    "keep": ("records", "checkpoint"),
+    "tracker.mode": ("auto", "offline", "online", "disabled"),
+    "model.source": ("demo", "local", "hf"),
+    "model.dtype": ("auto", "float32", "bfloat16", "float16"),
+    **{f"bits.{tensor}.scheme": SCHEMES for tensor in TENSORS},
+    **{f"bits.{tensor}.granularity": allowed for tensor, allowed in GRANULARITIES.items()},
+}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """``python -m quantexp cancel SWEEP|CELL``: stops its jobs of SLURM; what is finished is kept."""
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -12,13 +13,18 @@ from quantexp.experiment import faults, status
 _PATIENCE = 90  # seconds that SLURM may take to end a job (KillWait is 30 by default)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    return choose.parser("cancel", __doc__, "SWEEP|CELL")
+
+
 def main(argv: Sequence[str]) -> int:
     """Cancels what waits or runs.
 
     Raises:
         ConfigError: There is no such sweep or cell, or SLURM does not answer.
     """
-    arguments = choose.parser("cancel", __doc__, "SWEEP|CELL").parse_args(argv)
+    arguments = parser().parse_args(argv)
     wanted = {task.id for task in choose.tasks(arguments.outputs, arguments.name)}
     try:
         found = [task for task in follow.live(arguments.outputs) if task.id in wanted]

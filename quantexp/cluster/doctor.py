@@ -22,6 +22,16 @@ JobChecks = Callable[[ExperimentConfig], list[Check] | None]
 _STYLES = {OK: "green", FAILED: "bold red"}
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser("python -m quantexp doctor", description=__doc__)
+    made.add_argument(
+        "overrides", nargs="*", help="as for a sweep: cluster=… cluster.partition=… paths.outputs=…"
+    )
+    made.add_argument("--json", action="store_true", help="all findings, as one JSON object")
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Checks and reports.
 
@@ -31,12 +41,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: The overrides are no configuration.
     """
-    parser = argparse.ArgumentParser("python -m quantexp doctor", description=__doc__)
-    parser.add_argument(
-        "overrides", nargs="*", help="as for a sweep: cluster=… cluster.partition=… paths.outputs=…"
-    )
-    parser.add_argument("--json", action="store_true", help="all findings, as one JSON object")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     with active.active(active.given(arguments.overrides)):
         from quantexp.application import grid_of
 

@@ -1,5 +1,6 @@
 """``python -m quantexp logs CELL``: what a cell's last job printed, and prints with ``-f``."""
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -10,15 +11,20 @@ from quantexp.errors import ConfigError
 from quantexp.experiment import status
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = choose.parser("logs", __doc__, "CELL")
+    made.add_argument("-f", "--follow", action="store_true", help="until the cell has ended")
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Prints the log.
 
     Raises:
         ConfigError: There is no such cell, or no job of it has printed anything yet.
     """
-    parser = choose.parser("logs", __doc__, "CELL")
-    parser.add_argument("-f", "--follow", action="store_true", help="until the cell has ended")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     folder = choose.cell(arguments.outputs, arguments.name)
     found = submitted.of_cells(submitted.tasks(arguments.outputs)).get(folder.name, [])
     if arguments.json:

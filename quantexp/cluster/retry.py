@@ -28,22 +28,27 @@ from quantexp.resources import own, show_launcher, users
 _HOW = ("cluster", "tracker", "keep")  # what is composed anew
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
+        "python -m quantexp retry",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("name", metavar="SWEEP")
+    made.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="cluster.memory_gb=128 …")
+    made.add_argument("--json", action="store_true", help="at the end, the cells' states")
+    outputs.add_argument(made)
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the sweep's missing cells.
 
     Raises:
         ConfigError: There is no such sweep, or its cells cannot run.
     """
-    parser = argparse.ArgumentParser(
-        "python -m quantexp retry",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", metavar="SWEEP")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="cluster.memory_gb=128 …")
-    parser.add_argument("--json", action="store_true", help="at the end, the cells' states")
-    outputs.add_argument(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     said = sys.stderr if arguments.json else sys.stdout  # programs read stdout
     with active.active(active.given(arguments.overrides)), contextlib.redirect_stdout(said):
         made = _run(arguments.outputs, arguments.name, arguments.overrides)

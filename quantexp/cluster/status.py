@@ -17,19 +17,24 @@ _EVERY = 10.0  # seconds between two questions to SLURM
 _MANY = 500  # cells above which the table has no colours: drawing them would take seconds
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser("python -m quantexp status", description=__doc__)
+    outputs.add_argument(made)
+    made.add_argument("name", metavar="SWEEP", nargs="?", help="the same as --sweep SWEEP")
+    made.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
+    made.add_argument("--json", action="store_true", help="each cell's status.json, as a list")
+    made.add_argument("--watch", action="store_true", help="until all cells have ended; Ctrl-C")
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Prints the state of all cells, or of a sweep's.
 
     Raises:
         ConfigError: There is no such sweep.
     """
-    parser = argparse.ArgumentParser("python -m quantexp status", description=__doc__)
-    outputs.add_argument(parser)
-    parser.add_argument("name", metavar="SWEEP", nargs="?", help="the same as --sweep SWEEP")
-    parser.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
-    parser.add_argument("--json", action="store_true", help="each cell's status.json, as a list")
-    parser.add_argument("--watch", action="store_true", help="until all cells have ended; Ctrl-C")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     folders = outputs.cells(arguments.outputs, arguments.sweep or arguments.name)
     if not folders and not arguments.json:
         print(f"no cells in {arguments.outputs.resolve()}; --outputs names another folder")

@@ -43,33 +43,38 @@ class Checkpoint:
         return states.pop() if len(states) == 1 else "failed" if "failed" in states else "mixed"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Frees what the selectors choose.
-
-    Raises:
-        ConfigError: No selector, an unknown sweep, or an age that cannot be read.
-    """
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
         "python -m quantexp clean",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Selectors combine: all that are given must hold. Checkpoints in use by a running "
         "job,\nand with --sweep those that cells of other sweeps share, are kept.",
     )
-    add_argument(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
-    parser.add_argument("--sweep", metavar="NAME", help="checkpoints that only this sweep uses")
-    parser.add_argument("--older-than", metavar="AGE", help="not written for 30m, 12h, 7d or 2w")
-    parser.add_argument(
+    add_argument(made)
+    made.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    made.add_argument("--sweep", metavar="NAME", help="checkpoints that only this sweep uses")
+    made.add_argument("--older-than", metavar="AGE", help="not written for 30m, 12h, 7d or 2w")
+    made.add_argument(
         "--state",
         choices=STATES,
         help="done: all its cells are (the default); failed: one of them failed (the next attempt "
         "would have resumed from it); unreferenced: no cell uses it",
     )
-    parser.add_argument(
+    made.add_argument(
         "--code", action="store_true", help="instead: copies of the package that nothing needs"
     )
-    arguments = parser.parse_args(argv)
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Frees what the selectors choose.
+
+    Raises:
+        ConfigError: No selector, an unknown sweep, or an age that cannot be read.
+    """
+    arguments = parser().parse_args(argv)
     if arguments.code:
         if arguments.sweep or arguments.older_than or arguments.state:
             raise ConfigError("clean --code stands alone: give the other selectors without it")

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         ConfigError: There is no sweep, kind, format or cell of that name.
         DataError: A file that ``--flatness`` needs is missing or damaged.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     kinds = _names("kind of figure", arguments.kind, tuple(KINDS))
     formats = _names("format", arguments.format, FORMATS)
     if arguments.block is not None and not arguments.flatness:
@@ -95,9 +95,10 @@ def _names(what: str, text: str | None, allowed: Sequence[str]) -> tuple[str, ..
     return found or tuple(allowed)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     kinds = "\n".join(f"  {name:<10} {kind.title}" for name, kind in KINDS.items())
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         prog="python -m quantexp figures",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Draws finished cells, for papers and screens:\n\n{kinds}",
@@ -105,19 +106,19 @@ def _parser() -> argparse.ArgumentParser:
         "it is kept\nbeside them and drawn again without a measurement.\n"
         "exit code: 0 figures were written, 1 there is nothing to draw yet, 2 wrong argument",
     )
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="only the cells of this sweep")
-    parser.add_argument("--kind", metavar="A,B", help="only these (default: all there is data for)")
-    parser.add_argument(
+    made.add_argument("sweep", nargs="?", metavar="SWEEP", help="only the cells of this sweep")
+    made.add_argument("--kind", metavar="A,B", help="only these (default: all there is data for)")
+    made.add_argument(
         "--format", metavar="A,B", help=f"of {','.join(FORMATS)} (default: all three)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--to",
         metavar="FOLDER",
         type=Path,
         help="where they are written (default: OUTPUTS/sweeps/SWEEP/figures, or OUTPUTS/figures)",
     )
-    add_argument(parser)
-    flatness = parser.add_argument_group("channels and surface")
+    add_argument(made)
+    flatness = made.add_argument_group("channels and surface")
     flatness.add_argument(
         "--flatness",
         nargs="+",
@@ -129,4 +130,4 @@ def _parser() -> argparse.ArgumentParser:
     flatness.add_argument(
         "--block", type=int, metavar="N", help="whose channels are shown (default: the middle one)"
     )
-    return parser
+    return made

@@ -28,6 +28,23 @@ environment."""
 _SPARE = 1 << 30  # bytes that stay free on the cache's file system
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
+        "python -m quantexp prefetch",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("overrides", nargs="*", help="as for the sweep: sweep=NAME, KEY=VALUE")
+    made.add_argument("-m", "--multirun", action="store_true", help="the overrides are a grid")
+    made.add_argument(
+        "--update",
+        action="store_true",
+        help="ask what branches stand for now; without it, what was fetched stays",
+    )
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Fetches what the cache lacks.
 
@@ -36,19 +53,7 @@ def main(argv: Sequence[str]) -> int:
         DataError: The hub refuses something, or cannot be reached; nothing was fetched, unless
             the transfer itself failed.
     """
-    parser = argparse.ArgumentParser(
-        "python -m quantexp prefetch",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", help="as for the sweep: sweep=NAME, KEY=VALUE")
-    parser.add_argument("-m", "--multirun", action="store_true", help="the overrides are a grid")
-    parser.add_argument(
-        "--update",
-        action="store_true",
-        help="ask what branches stand for now; without it, what was fetched stays",
-    )
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     with active.active(active.given(arguments.overrides)):
         return _prefetch(arguments.overrides, arguments.multirun, arguments.update)
 

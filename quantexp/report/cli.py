@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         ConfigError: There is no sweep, cell, metric or dimension of that name.
         DataError: Two cells that are to be compared have no test set in common.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if arguments.to is not None and (arguments.format is None or arguments.compare):
         raise ConfigError(f"--to needs --format, one of {', '.join(FORMATS)}, and no --compare")
     view = View(
@@ -121,26 +121,27 @@ def _save(path: Path, text: str) -> None:
     print(path)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
         prog="python -m quantexp report",
         description="Shows results: methods × metrics, the baseline first, the best of each bit "
         "setting in bold, the second underlined. Cells that are not finished show their state.",
         epilog="exit code: 0 results were shown, 1 there are none yet, 2 wrong argument",
     )
-    parser.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
-    parser.add_argument(
+    made.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")
+    made.add_argument(
         "--format",
         choices=FORMATS,
         help="a table in Markdown or LaTeX (booktabs), one HTML page with table, plots and details "
         "of each cell, or one row per value as CSV or JSON (default: a drawn table in a terminal, "
         "else md)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--to", metavar="FILE", type=Path, help="write this file instead of standard output"
     )
-    add_argument(parser)
-    shape = parser.add_argument_group("layout")
+    add_argument(made)
+    shape = made.add_argument_group("layout")
     dimensions = ", ".join(DIMENSIONS)
     shape.add_argument("--rows", metavar="A,B", help=f"what stands in the rows: {dimensions}")
     shape.add_argument(
@@ -156,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of each method's settings at equal bits only the one that does best by block_error "
         "(on the calibration windows) or validation/SET, marked ‡; never by a test set",
     )
-    trust = parser.add_argument_group("published values and significance")
+    trust = made.add_argument_group("published values and significance")
     trust.add_argument(
         "--published",
         action=argparse.BooleanOptionalAction,
@@ -180,4 +181,4 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of a table: ratio of perplexities (difference of accuracies) of two cells "
         "with its 95%% interval; a part of a cell's name is enough",
     )
-    return parser
+    return made

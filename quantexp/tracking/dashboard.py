@@ -25,22 +25,27 @@ _BLOCKS = {
 _COLUMNS = ("label", "bits", "protocol", "seed", "data_seed")
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
+        "python -m quantexp dashboard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("sweep", nargs="?", help="only results of this sweep (default: all)")
+    add_argument(made)
+    made.add_argument("--project", default="quantexp", help="W&B project (default: quantexp)")
+    made.add_argument("--entity", default="", help="W&B team or user (default: the key's own)")
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Makes the workspace and the report, and prints where they are.
 
     Raises:
         ConfigError: The extra is not installed, there are no results, or W&B refused.
     """
-    parser = argparse.ArgumentParser(
-        "python -m quantexp dashboard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("sweep", nargs="?", help="only results of this sweep (default: all)")
-    add_argument(parser)
-    parser.add_argument("--project", default="quantexp", help="W&B project (default: quantexp)")
-    parser.add_argument("--entity", default="", help="W&B team or user (default: the key's own)")
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     keys = result_keys(given.outputs, given.sweep)
     if not keys:
         raise ConfigError(f"{given.outputs.resolve()} holds no results to lay out yet")

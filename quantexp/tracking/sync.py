@@ -23,6 +23,23 @@ from quantexp.tracking.sweep_content import checkpoint_content, sweep_content
 UPLOAD = "upload"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
+        "python -m quantexp sync",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("sweep", nargs="?", help="only this sweep (default: everything)")
+    add_argument(made)
+    made.add_argument("--project", help="another W&B project than the cells name")
+    made.add_argument("--entity", help="another W&B team or user")
+    made.add_argument(
+        "--checkpoints", action="store_true", help="the quantized checkpoints too, as artifacts"
+    )
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Uploads cells and sweeps.
 
@@ -32,19 +49,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: There is no such sweep.
     """
-    parser = argparse.ArgumentParser(
-        "python -m quantexp sync",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("sweep", nargs="?", help="only this sweep (default: everything)")
-    add_argument(parser)
-    parser.add_argument("--project", help="another W&B project than the cells name")
-    parser.add_argument("--entity", help="another W&B team or user")
-    parser.add_argument(
-        "--checkpoints", action="store_true", help="the quantized checkpoints too, as artifacts"
-    )
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     counts: dict[str, int] = {}
     for name, folder, make, tracker in _targets(given.outputs, given.sweep, given.checkpoints):
         chosen = {k: getattr(given, k) for k in ("project", "entity") if getattr(given, k)}
