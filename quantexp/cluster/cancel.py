@@ -9,6 +9,7 @@ from quantexp.cluster import choose, follow, slurm
 from quantexp.cluster.submitted import Task
 from quantexp.errors import ConfigError
 from quantexp.experiment import faults, status
+from quantexp.waiting import Waiting
 
 _PATIENCE = 90  # seconds that SLURM may take to end a job (KillWait is 30 by default)
 
@@ -51,8 +52,11 @@ def main(argv: Sequence[str]) -> int:
 def _wait(tasks: Sequence[Task]) -> None:
     """Until SLURM has ended them: before that, a running cell writes over what is noted here."""
     end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        states = slurm.states(task.id for task in tasks)
-        if not any(state.alive for state in states.values()):
-            return
-        time.sleep(1)
+    with Waiting("jobs ended", len(tasks)) as told:
+        while time.monotonic() < end:
+            states = slurm.states(task.id for task in tasks)
+            alive = sum(state.alive for state in states.values())
+            if not alive:
+                return
+            told(len(tasks) - alive)
+            time.sleep(1)

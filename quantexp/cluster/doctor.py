@@ -93,5 +93,8 @@ def _print(places: dict[str, list[Check]], good: bool) -> None:
     console.print(table)
     for line in fixes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    said = "cells can run" if good else "cells cannot run as things are"
-    console.print(said, markup=False, highlight=False)
+    if good:
+        said = "cells can run: python -m quantexp sweep=quickstart, or --help for what else"
+    else:
+        said = "cells cannot run as things are: mend what failed, then the same command again"
+    console.print(said, markup=False, highlight=False, soft_wrap=True)

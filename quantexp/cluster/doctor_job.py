@@ -95,7 +95,7 @@ def _submit(cluster: ClusterConfig, asked: Resources, folder: Path) -> Any:
 def _wait(job: Any, folder: Path) -> list[Check]:
     """The job's answer; without one, why."""
     began = asked = time.monotonic()
-    state = slurm.JobState("PENDING")
+    state, told = slurm.JobState("PENDING"), ""
     print(f"job      {job.job_id} submitted; Ctrl-C cancels it", file=sys.stderr)
     try:
         while (answer := record.read(folder / "answer.json")) is None:
@@ -107,6 +107,10 @@ def _wait(job: Any, folder: Path) -> list[Check]:
                 state = slurm.states([job.job_id]).get(job.job_id, state)
             except slurm.NoAnswerError:
                 continue
+            if (now := f"{state.state} {state.reason}".strip()) != told:
+                told = now
+                limit = f" (at most {_WAIT / 60:.0f} minutes)" if state.pending else ""
+                print(f"job      {job.job_id} {now}{limit}", file=sys.stderr)
             if not state.alive and not (folder / "answer.json").exists():
                 return [_ended(job, state)]
             if state.pending and asked - began > _WAIT:

@@ -15,6 +15,7 @@ from quantexp.experiment import preflight, status
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.estimate import lacking
 from quantexp.experiment.fetch import fetch
+from quantexp.experiment.outputs import option
 from quantexp.experiment.plan import Plan
 from quantexp.protocols import official
 from quantexp.tracking.mirror import mirror_sweep
@@ -215,9 +216,14 @@ def _summarize(made: Plan, name: str | None, console: Console) -> None:
         why = data.get("cause") or data["state"]
         _say(console, f"not done {cell.id}: {str(why).strip().splitlines()[0]}")
         _say(console, f"         {cell.folder}/status.json")
-    sweep = f" --sweep {name}" if name else ""
-    _say(console, f"records  {made.cells[0].outputs.resolve() / 'cells'}")
-    _say(console, f"again    python -m quantexp report{sweep} [--format md|latex|html|csv|json]")
+    root = made.cells[0].outputs
+    sweep, there = f" --sweep {name}" if name else "", option(root)
+    _say(console, f"records  {root.resolve() / 'cells'}")
+    _say(console, f"again    python -m quantexp report{sweep}{there} [--format md|latex|csv|json]")
+    if len(failed) < len(made.cells):
+        page = f"python -m quantexp report{sweep}{there} --format html --to page.html"
+        _say(console, f"look     {page}")
+        _say(console, f"draw     python -m quantexp figures{f' {name}' if name else ''}{there}")
     if failed:
         _say(console, f"{len(failed)} of {len(made.cells)} cells failed; the same command retries")
 

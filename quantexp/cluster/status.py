@@ -56,7 +56,20 @@ def main(argv: Sequence[str]) -> int:
     for line in lines:
         if line.cause:
             print(f"{line.cell}: {line.cause}")
+    print(_next([line.state for line in lines], arguments.outputs, arguments.sweep))
     return 0
+
+
+def _next(states: Sequence[str], root: Path, sweep: str | None) -> str:
+    """What one would do with cells in these states."""
+    there = outputs.option(root)
+    of = f" --sweep {sweep}" if sweep else ""
+    if status.FAILED in states:
+        why = f"why: python -m quantexp logs CELL{there}"
+        return f"{why}; again: python -m quantexp retry {sweep or 'SWEEP'}{there}"
+    if set(states) == {status.DONE}:
+        return f"all done: python -m quantexp report{of}{there}"
+    return f"until all have ended: python -m quantexp status{of}{there} --watch"
 
 
 def _watch(folders: Sequence[Path], root: Path) -> int:

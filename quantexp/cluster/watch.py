@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from quantexp.experiment import record, status
+from quantexp.waiting import duration
 
 _EVERY = 0.5  # seconds between two looks
 _PER_SECOND = 2000  # records that are read at most, in the long run: a login node has other users
@@ -66,7 +67,7 @@ def read(folder: Path, note: str = "", described: Mapping[str, Any] | None = Non
         state=state,
         progress=_progress(data) if state != status.DONE else "",
         loss=f"{loss:.3g}" if running and isinstance(loss, float) else "",
-        eta=_duration(eta) if running and isinstance(eta, int | float) else "",
+        eta=duration(eta) if running and isinstance(eta, int | float) else "",
         attempt=str(data.get("attempt") or ""),
         cause=cause.strip().split("\n")[0],
     )
@@ -172,14 +173,6 @@ def _progress(data: dict[str, Any]) -> str:
     if not data.get("phase"):
         return ""
     return f"{data['phase']} {data.get('done')}/{data.get('total')}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def _plain(text: str) -> str:

@@ -20,6 +20,7 @@ from quantexp.experiment.claim import BusyError, Claim
 from quantexp.experiment.estimate import readable_size
 from quantexp.experiment.outputs import add_argument, cells
 from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
+from quantexp.waiting import track
 
 STATES = ("done", "failed", "unreferenced")
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -100,6 +101,9 @@ def _say(freed: int, arguments: argparse.Namespace) -> int:
         print(f"nothing to free in {where}")
         return 0
     print(f"{readable_size(freed)} {verb} in {where}; every record stays")
+    if arguments.dry_run:
+        later = "" if arguments.code else "; further evaluations then calibrate again"
+        print(f"the same without --dry-run frees it{later}")
     return 0
 
 
@@ -128,7 +132,8 @@ def _checkpoints(outputs: Path) -> list[Checkpoint]:
         calibration = str((record.read(path) or {}).get("calibration", ""))
         users.setdefault(calibration[:16], []).append(path.parent)
     found = []
-    for folder in sorted((outputs / "calibrations").glob("[!.]*/")):
+    folders = sorted((outputs / "calibrations").glob("[!.]*/"))
+    for folder in track(folders, "checkpoints looked at"):
         files = [f for name in CHECKPOINT_FOLDERS for f in (folder / name).rglob("*")]
         stats = [f.stat() for f in files if f.is_file()]
         size = sum(s.st_size for s in stats)

@@ -30,18 +30,24 @@ class Subject:
     def __init__(self, cell: Cell) -> None:
         self.model = StreamedModel(cell.model, cell.config.model)
         self.block = _blocks(cell, self.model)
+        self._whole: Any = None
 
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self.model.tokenizer()
 
-    @cached_property
-    def whole(self) -> Any:
-        """All of it in memory, as a ``PreTrainedModel``."""
-        from quantexp.models.assemble import assemble
+    def whole(self, progress: Progress) -> Any:
+        """All of it in memory, as a ``PreTrainedModel``; made once."""
+        if self._whole is None:
+            from quantexp.models.assemble import assemble
 
-        return assemble(self.model, self.block)
+            def block(index: int) -> nn.Module:
+                progress("whole model", index, self.model.blocks, None)
+                return self.block(index)
+
+            self._whole = assemble(self.model, block)
+        return self._whole
 
 
 def evaluate(
@@ -136,8 +142,11 @@ def _fallbacks(cell: Cell) -> dict[str, Any]:
 def _zeroshot(evaluation: Evaluation, subject: Subject, progress: Progress) -> dict[str, Any]:
     from quantexp.evaluation.zeroshot import zeroshot  # lm-eval takes seconds to import
 
+    whole = subject.whole(progress)
+    # documents are read and cut into tokens, which takes seconds for the larger tasks
+    progress(f"documents of {evaluation.name}", 0, 1, None)
     return zeroshot(
-        subject.whole,
+        whole,
         subject.tokenizer,
         evaluation.name,
         evaluation.task,

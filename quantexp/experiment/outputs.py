@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from quantexp.errors import ConfigError, unknown
@@ -17,6 +18,12 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
         default=Path(os.environ.get("QUANTEXP_OUTPUTS") or "outputs"),
         help="folder of the results (default: $QUANTEXP_OUTPUTS, or ./outputs)",
     )
+
+
+def option(outputs: Path) -> str:
+    """`` --outputs FOLDER``, or nothing where commands look there anyway: for suggestions."""
+    usual = Path(os.environ.get("QUANTEXP_OUTPUTS") or "outputs")
+    return "" if outputs.resolve() == usual.resolve() else f" --outputs {shlex.quote(str(outputs))}"
 
 
 def cells(outputs: Path, sweep: str | None = None) -> list[Path]:

@@ -1,6 +1,5 @@
 """Finds the cells that ``--flatness`` names and measures them; refuses what cannot be compared."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from quantexp.errors import ConfigError, DataError, unknown
 from quantexp.experiment import record
 from quantexp.experiment.cell import Cell, model_name
 from quantexp.experiment.outputs import cells as all_cells
+from quantexp.waiting import Waiting
 
 
 def measure_cells(
@@ -29,17 +29,11 @@ def measure_cells(
     """
     found = [_cell(outputs, name, sweep) for name in dict.fromkeys(wanted)]
     _check(found, block)
-    from rich.console import Console
-    from rich.progress import Progress
-
     # torch only now that the cells are known to fit together
     from quantexp.figures.flatness import measure
 
-    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task("blocks", total=None)
-        return measure(
-            found, block, lambda done, of: progress.update(task, completed=done, total=of)
-        )
+    with Waiting("blocks measured") as told:
+        return measure(found, block, told)
 
 
 def _cell(outputs: Path, name: str, sweep: str | None) -> Cell:

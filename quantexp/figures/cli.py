@@ -9,7 +9,7 @@ from typing import Any
 
 from quantexp.errors import ConfigError, unknown
 from quantexp.experiment import record
-from quantexp.experiment.outputs import add_argument
+from quantexp.experiment.outputs import add_argument, option
 from quantexp.figures.draw import DATA, KINDS, draw, folder
 
 FORMATS = ("png", "svg", "pdf")
@@ -71,6 +71,12 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    sweep = f" --sweep {arguments.sweep}" if arguments.sweep else ""
+    print(
+        f"{written} files in {target}; all of it with hover: python -m quantexp report{sweep}"
+        f"{option(outputs)} --format html --to page.html",
+        file=sys.stderr,
+    )
     return 0
 
 

@@ -118,6 +118,8 @@ def _print(plan: dict[str, Any]) -> None:
     for text in plan["obstacles"]:
         say(f"refused  {text}")
     if not plan["invalid"]:
+        if not plan["obstacles"]:
+            say("next     the same command without --dry-run")
         return
     bad = {name for item in plan["invalid"] for name in item["cells"]}
     say(f"refused  {len(bad)} more cells cannot run as things are; a dry run downloads nothing")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantexp.errors import ConfigError
 from quantexp.experiment import record
-from quantexp.experiment.outputs import add_argument
+from quantexp.experiment.outputs import add_argument, option
 from quantexp.report.collect import Row
 from quantexp.report.view import DIMENSIONS, View, names, only
 
@@ -63,6 +63,8 @@ def main(argv: list[str]) -> int:
         _save(arguments.to, text)
     else:
         sys.stdout.write(text)
+    if rows and (arguments.to is not None or sys.stdout.isatty()):
+        print(_next(arguments), file=sys.stderr)  # stdout is for the report
     if not rows:
         print(
             f"no results in {outputs} yet: run `python -m quantexp method=rtn bits=w4a4 -m` first, "
@@ -103,6 +105,15 @@ def _text(
 
     table.print_table(rows, Console(), view)
     return ""
+
+
+def _next(arguments: argparse.Namespace) -> str:
+    """What one would do with the report, or after it."""
+    sweep = f" --sweep {arguments.sweep}" if arguments.sweep else ""
+    there = option(arguments.outputs)
+    if arguments.to is not None and arguments.format == "html":
+        return f"open it in a browser; live: python -m quantexp serve{sweep}{there}"
+    return f"as a page: python -m quantexp report{sweep}{there} --format html --to page.html"
 
 
 def _save(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from quantexp.report.records import (
     to_stderr,
     versions,
 )
+from quantexp.waiting import track
 
 EDITED = "edited"  # status of a value whose record was changed by hand
 
@@ -112,7 +113,7 @@ def collect(outputs: Path, sweep: str | None = None, warn: Warn = to_stderr) -> 
     for name, ids in sweeps.items():
         for cell in dict.fromkeys(ids):
             names.setdefault(cell, []).append(name)
-    for cell in cells:
+    for cell in track(cells, "cells read"):
         try:
             in_sweep = sweep or ", ".join(names.get(cell, ())) or None
             made = cell_rows(outputs, cell, in_sweep, warn, reports)

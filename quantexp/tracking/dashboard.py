@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
             f"W&B did not take the dashboard ({str(error).splitlines()[0]}): check WANDB_API_KEY, "
             f"--entity, and that the project {given.project} exists (`python -m quantexp sync`)"
         ) from error
+    print("both show what is online: new results get there by python -m quantexp sync")
     return 0
 
 

@@ -14,11 +14,12 @@ from typing import Any
 from quantexp.config import TrackerConfig
 from quantexp.errors import ConfigError, unknown
 from quantexp.experiment import record
-from quantexp.experiment.outputs import add_argument, cells
+from quantexp.experiment.outputs import add_argument, cells, option
 from quantexp.tracking.content import content
 from quantexp.tracking.mirror import OFFLINE, ONLINE, UPLOAD_SECONDS, Make, show
 from quantexp.tracking.process import TrackerError
 from quantexp.tracking.sweep_content import checkpoint_content, sweep_content
+from quantexp.waiting import track
 
 UPLOAD = "upload"
 
@@ -51,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
     """
     given = parser().parse_args(argv)
     counts: dict[str, int] = {}
-    for name, folder, make, tracker in _targets(given.outputs, given.sweep, given.checkpoints):
+    targets = list(_targets(given.outputs, given.sweep, given.checkpoints))
+    for name, folder, make, tracker in track(targets, "runs synced"):
         chosen = {k: getattr(given, k) for k in ("project", "entity") if getattr(given, k)}
         try:
             outcome = show(
@@ -70,7 +72,11 @@ def main(argv: Sequence[str]) -> int:
         return 1
     uploaded = counts.get(ONLINE, 0)
     print(f"{uploaded} runs uploaded, {counts.get('unchanged', 0)} were online already")
-    return 1 if counts.get(OFFLINE) else 0
+    if counts.get(OFFLINE):
+        return 1
+    name = f" {given.sweep}" if given.sweep else ""
+    print(f"a workspace for them: python -m quantexp dashboard{name}{option(given.outputs)}")
+    return 0
 
 
 def _targets(

@@ -12,6 +12,7 @@ from quantexp.report.collect import Row
 from quantexp.report.page.plots import digits
 from quantexp.report.records import evaluation_files, number, read_calibration
 from quantexp.report.seeds import BASELINE
+from quantexp.waiting import track
 
 _LINES, _WIDEST = 40, 300  # of a log's tail; letters of a line
 _CURVE = 60  # points of a loss curve
@@ -39,7 +40,7 @@ def cells(outputs: Path, rows: Sequence[Row], shown: Sequence[str]) -> dict[str,
     found: dict[str, Any] = {}
     logs: dict[str, int] = {}
     jobs = submitted.of_cells(submitted.tasks(outputs))
-    for cell in shown:
+    for cell in track(shown, "cells described"):
         of = by_cell.get(cell)
         if not of or not of[0].model:  # listed, but nothing has started it
             continue

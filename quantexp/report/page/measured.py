@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantexp.experiment import record
+from quantexp.experiment.outputs import option
 from quantexp.figures import palette, variants
 from quantexp.figures.draw import DATA, folder
 from quantexp.report.collect import Row
@@ -167,6 +168,6 @@ def _command(outputs: Path, sweep: str | None, rows: Sequence[Row]) -> str:
         learned = next((cell for label, cell in of.items() if label.startswith(_LEARNED)), None)
         if scaling and learned:
             name = f"{sweep} " if sweep else ""
-            there = "" if outputs == Path("outputs") else f" --outputs {outputs}"
-            return f"python -m quantexp figures {name}--flatness {scaling} {learned}{there}"
+            measure = f"--flatness {scaling} {learned}{option(outputs)}"
+            return f"python -m quantexp figures {name}{measure}"
     return ""
