@@ -3,6 +3,8 @@
 Run ``python docs/make_reference.py`` after a change of either; a test compares the two.
 """
 
+import argparse
+import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -12,6 +14,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from quantexp import registry
+from quantexp.__main__ import COMMANDS
 from quantexp.config import ExperimentConfig
 from quantexp.grid.files import descriptions
 from quantexp.help import MEANING
@@ -19,9 +22,10 @@ from quantexp.resources import GROUPS, own
 
 TARGET = Path(__file__).with_name("reference.md")
 _HEAD = """\
-# Reference of the configuration
+# Reference
 
-Made by `docs/make_reference.py` from the schema and the comments in `conf/`; not edited by hand.
+Made by `docs/make_reference.py` from the schema, the comments in `conf/` and the commands' own
+arguments; not edited by hand.
 
 Every key can be given on the command line as `KEY=VALUE`; a comma list with `-m` is an axis of a
 grid. `python -m quantexp … --cfg job` prints a command's whole configuration.
@@ -58,7 +62,29 @@ def reference() -> str:
     parts.append("## Sweeps\n")
     sweeps = [(f"`sweep={name}`", text) for name, text in descriptions().items()]
     parts.append(_table(("sweep", ""), sweeps))
+    parts.append("## Commands\n")
+    for name, (module, line) in COMMANDS.items():
+        parts.append(f"### `{name}`: {line}\n")
+        rows = list(_arguments(importlib.import_module(module).parser()))
+        parts.append(_table(("argument", ""), rows))
     return "\n".join(parts)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Each argument as one types it, and its help."""
+    for action in parser._actions:
+        if "--help" in action.option_strings:
+            continue
+        metavar = action.metavar or (action.choices and "|".join(map(str, action.choices)))
+        value = " ".join(metavar) if isinstance(metavar, tuple) else metavar
+        if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+            value = ""
+        names = ", ".join(action.option_strings) or str(value or action.dest)
+        words = f"{names} {value or action.dest.upper()}" if value != "" else names
+        yield (
+            f"`{words if action.option_strings else names}`",
+            (action.help or "").replace("%%", "%"),
+        )
 
 
 def _choices(group: str) -> Iterator[tuple[str, str]]:

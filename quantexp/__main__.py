@@ -16,7 +16,7 @@ from quantexp.errors import Detached, QuantexpError, did_you_mean
 
 # Name → module with main(argv) -> exit code, and the line that --help shows.
 COMMANDS = {
-    "report": ("quantexp.report.cli", "tables of finished cells"),
+    "report": ("quantexp.report.cli", "tables of finished cells; --format html: a page"),
     "serve": ("quantexp.report.serve", "the report page in a browser, live while a sweep runs"),
     "figures": ("quantexp.figures.cli", "figures of finished cells: PNG, SVG, PDF"),
     "status": ("quantexp.cluster.status", "what each cell is doing, or why it failed"),

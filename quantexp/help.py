@@ -68,7 +68,7 @@ def text(commands: Mapping[str, str]) -> str:
         groups += textwrap.wrap(
             " ".join(choices(group)), 98, initial_indent=" " * 14, subsequent_indent=" " * 14
         )
-    lines = (f"  {name:<10}{line}" for name, line in commands.items())
+    lines = (f"  {name:<12}{line}" for name, line in commands.items())
     sweeps = []
     for name, line in descriptions().items():
         sweeps += textwrap.wrap(

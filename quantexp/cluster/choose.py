@@ -7,14 +7,15 @@ from quantexp.cluster import submitted
 from quantexp.cluster.submitted import Task
 from quantexp.errors import ConfigError, did_you_mean, unknown
 from quantexp.experiment import outputs
+from quantexp.usage import description
 
 _MANY = 20  # names that a message lists
 
 
 def parser(command: str, text: str | None, what: str) -> argparse.ArgumentParser:
     """The parser of a command that is told a sweep or a cell."""
-    made = argparse.ArgumentParser(f"python -m quantexp {command}", description=text)
-    made.add_argument("name", metavar=what)
+    made = argparse.ArgumentParser(f"python -m quantexp {command}", description=description(text))
+    made.add_argument("name", metavar=what, help="its name; of a cell a part (rtn-w4a4) is enough")
     outputs.add_argument(made)
     made.add_argument("--json", action="store_true", help="for programs")
     return made

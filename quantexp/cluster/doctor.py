@@ -15,6 +15,7 @@ from quantexp.config import ExperimentConfig, from_plain
 from quantexp.errors import ConfigError
 from quantexp.plugins import active
 from quantexp.typed import plain
+from quantexp.usage import description
 
 # A configuration → what a job of its cluster found; None where cells run on this machine.
 JobChecks = Callable[[ExperimentConfig], list[Check] | None]
@@ -24,7 +25,7 @@ _STYLES = {OK: "green", FAILED: "bold red"}
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser("python -m quantexp doctor", description=__doc__)
+    made = argparse.ArgumentParser("python -m quantexp doctor", description=description(__doc__))
     made.add_argument(
         "overrides", nargs="*", help="as for a sweep: cluster=… cluster.partition=… paths.outputs=…"
     )

@@ -24,6 +24,7 @@ from quantexp.experiment import outputs, record
 from quantexp.experiment.plan import Plan, without_executed
 from quantexp.plugins import active
 from quantexp.resources import own, show_launcher, users
+from quantexp.usage import description
 
 _HOW = ("cluster", "tracker", "keep")  # what is composed anew
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         "python -m quantexp retry",
-        description=__doc__,
+        description=description(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("name", metavar="SWEEP")

@@ -1,4 +1,4 @@
-"""``python -m quantexp status``: what each cell is doing, read from records; no torch."""
+"""``python -m quantexp status``: what each cell is doing, or why it failed, from records alone."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from quantexp.cluster import follow, slurm, watch
 from quantexp.experiment import outputs, status
+from quantexp.usage import description
 
 _EVERY = 10.0  # seconds between two questions to SLURM
 _MANY = 500  # cells above which the table has no colours: drawing them would take seconds
@@ -19,7 +20,7 @@ _MANY = 500  # cells above which the table has no colours: drawing them would ta
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser("python -m quantexp status", description=__doc__)
+    made = argparse.ArgumentParser("python -m quantexp status", description=description(__doc__))
     outputs.add_argument(made)
     made.add_argument("name", metavar="SWEEP", nargs="?", help="the same as --sweep SWEEP")
     made.add_argument("--sweep", metavar="NAME", help="only the cells of this sweep")

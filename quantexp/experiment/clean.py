@@ -20,6 +20,7 @@ from quantexp.experiment.claim import BusyError, Claim
 from quantexp.experiment.estimate import readable_size
 from quantexp.experiment.outputs import add_argument, cells
 from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
+from quantexp.usage import description
 from quantexp.waiting import track
 
 STATES = ("done", "failed", "unreferenced")
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         "python -m quantexp clean",
-        description=__doc__,
+        description=description(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Selectors combine: all that are given must hold. Checkpoints in use by a running "
         "job,\nand with --sweep those that cells of other sweeps share, are kept.",

@@ -15,6 +15,7 @@ from quantexp.experiment.outputs import add_argument
 from quantexp.report.averages import with_averages
 from quantexp.report.collect import collect
 from quantexp.tracking.content import results
+from quantexp.usage import description
 
 _BLOCKS = {
     "block/mse": "Mean squared error of the block's output",
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         "python -m quantexp dashboard",
-        description=__doc__,
+        description=description(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("sweep", nargs="?", help="only results of this sweep (default: all)")

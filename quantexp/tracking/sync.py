@@ -19,6 +19,7 @@ from quantexp.tracking.content import content
 from quantexp.tracking.mirror import OFFLINE, ONLINE, UPLOAD_SECONDS, Make, show
 from quantexp.tracking.process import TrackerError
 from quantexp.tracking.sweep_content import checkpoint_content, sweep_content
+from quantexp.usage import description
 from quantexp.waiting import track
 
 UPLOAD = "upload"
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         "python -m quantexp sync",
-        description=__doc__,
+        description=description(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("sweep", nargs="?", help="only this sweep (default: everything)")

@@ -139,7 +139,7 @@ def test_bash_asks_whoever_completed_python_before(outputs: Path) -> None:
     ("line", "offered"),
     [
         ("method=rtn,fla", "method=rtn,flatquant"),
-        ("repo", "report\ttables of finished cells"),
+        ("repo", "report\ttables of finished cells; --format html: a page"),
         ("report --sweep ", "mysweep"),
         ("sweep=quick", "sweep=quickstart"),
     ],
