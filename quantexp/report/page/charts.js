@@ -82,7 +82,7 @@ const chart = (spec) => {
       const mark = svg("g", { "data-rows": p.row === undefined ? "" : String(p.row) });
       if (p.low !== undefined && p.low !== p.high) mark.append(path(
         names ? [[X(p.low), Y(p.y)], [X(p.high), Y(p.y)]] : [[X(p.x), Y(p.low)], [X(p.x), Y(p.high)]], { stroke: s.color }));
-      if (s.marker && i % every === 0) mark.append(shape(s.marker, X(p.x), Y(p.y), 5, fill(s)));
+      if (s.marker && i % every === 0) mark.append(shape(s.marker, X(p.x), Y(p.y), s.marker === "o" ? 6.5 : 5, fill(s)));  // a circle stays visible under a square
       group.append(mark);
     });
     root.append(group);
