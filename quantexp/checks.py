@@ -96,6 +96,7 @@ def _check_cluster(cluster: ClusterConfig) -> None:
     _one_of("cluster", cluster.name, ("auto", "slurm", "local", "debug"))
     _positive("cluster.threads", cluster.threads)
     _positive("cluster.max_jobs", cluster.max_jobs)
+    _positive("cluster.pack", cluster.pack)
     _positive("cluster.signal_s", cluster.signal_s, least=0)
     if not cluster.poll_s > 0:
         raise ConfigError(f"cluster.poll_s={cluster.poll_s} is too small: give seconds, 30 or so")

@@ -255,6 +255,7 @@ class ClusterConfig(Resources):
     name: str
     threads: int = 2
     max_jobs: int | None = None
+    pack: int | None = None
     calibrate: Resources = field(default_factory=Resources)
     evaluate: Resources = field(default_factory=Resources)
     setup: tuple[str, ...] = ()

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from quantexp import registry
-from quantexp.cluster.job import Part
+from quantexp.cluster.job import Part, part
 from quantexp.cluster.needs import BOTH, CALIBRATE, EVALUATE, needs
-from quantexp.config import Resources, to_plain
+from quantexp.config import Resources
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.plan import Job
 from quantexp.experiment.run import is_calibrated
@@ -51,7 +50,11 @@ class Array:
 
 
 def arrays(
-    jobs: Sequence[Job], busy: Mapping[str, tuple[str, ...]], longest: int, room: int | None
+    jobs: Sequence[Job],
+    busy: Mapping[str, tuple[str, ...]],
+    longest: int,
+    room: int | None,
+    pack: int = 1,
 ) -> list[Array]:
     """The arrays of a plan, each after those that it depends on.
 
@@ -61,13 +64,15 @@ def arrays(
         longest: The most tasks of an array.
         room: The most tasks in all, or ``None``. Where there are more, one task does all
             evaluations of a calibration, or several jobs.
+        pack: Jobs that one task does even where there is room.
 
     Returns:
         Nothing where there is no room for even one task.
     """
     groups = list(_alike(jobs, busy))
     # every job is in some task, so that fewer in one cannot be enough
-    bundle = 1 if room is None else max(1, -(-len(jobs) // max(1, room)))
+    bundle = pack if room is None else max(pack, -(-len(jobs) // max(1, room)))
+    bundle = min(bundle, len(jobs)) or 1
     while bundle <= sum(len(job.cells) for job in jobs):
         for apart in (True, False):
             found = [a for key, group in groups for a in _group(group, key, bundle, longest, apart)]
@@ -141,21 +146,10 @@ def _group(
 
 
 def _task(kind: str, work: Sequence[tuple[Job, tuple[Cell, ...]]]) -> ArrayTask:
-    parts = tuple(
-        Part(kind, _configs(cells), _configs(job.cells), _source(job)) for job, cells in work
-    )
+    parts = tuple(part(kind, cells, job.cells) for job, cells in work)
     # a calibration is the business of every cell that shares it: their logs are its log
     ids = [cell.id for job, own in work for cell in (job.cells if kind == CALIBRATE else own)]
     return ArrayTask(parts, tuple(ids))
-
-
-def _source(job: Job) -> str | None:
-    plugin = registry.plugin(job.cells[0].config.method.name)
-    return plugin.source if plugin else None
-
-
-def _configs(cells: Sequence[Cell]) -> tuple[dict[str, object], ...]:
-    return tuple(to_plain(cell.config) for cell in cells)
 
 
 def _cut(items: Sequence[T], size: int) -> list[list[T]]:

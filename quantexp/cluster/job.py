@@ -11,8 +11,8 @@ from typing import Any
 
 from quantexp import registry
 from quantexp.cluster import slurm
-from quantexp.cluster.needs import BOTH, CALIBRATE
-from quantexp.config import ClusterConfig, from_plain
+from quantexp.cluster.needs import CALIBRATE
+from quantexp.config import ClusterConfig, from_plain, to_plain
 from quantexp.errors import CalibrationError, ConfigError
 from quantexp.experiment import faults, record, status
 from quantexp.experiment.cell import Cell
@@ -21,7 +21,6 @@ from quantexp.experiment.run import calibrate_cell, free, is_done, run_cell, und
 from quantexp.plugins import known
 
 Config = dict[str, Any]
-_SOURCE = "QUANTEXP_PLUGIN_SOURCE"  # variable: the hash of the plugin that the job was planned with
 _MOST_RUNS = 30  # of one SLURM job, however it was requeued
 
 
@@ -68,17 +67,19 @@ def perform(parts: Sequence[Part], environment: Mapping[str, str]) -> int:
         return faults.DISK_EXIT
 
 
-def run(configs: Sequence[Config], environment: Mapping[str, str]) -> None:
-    """Cells that share a calibration, from it to their last evaluation."""
-    perform([Part(BOTH, tuple(configs), tuple(configs), environment.get(_SOURCE))], environment)
+def part(kind: str, cells: Sequence[Cell], sharing: Sequence[Cell]) -> Part:
+    """The :class:`Part` of these cells, with their plugin as it is now."""
+    plugin = registry.plugin(sharing[0].config.method.name)
+    own, others = (tuple(to_plain(cell.config) for cell in some) for some in (cells, sharing))
+    return Part(kind, own, others, plugin.source if plugin else None)
 
 
-def run_detached(configs: Sequence[Config], environment: Mapping[str, str]) -> None:
-    """:func:`run` in a process of its own: no terminal, and SIGTERM ends it like Ctrl-C."""
+def perform_detached(parts: Sequence[Part], environment: Mapping[str, str]) -> None:
+    """:func:`perform` in a process of its own: no terminal, and SIGTERM ends it like Ctrl-C."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.__stdin__.fileno() if sys.__stdin__ else 0)
     # submitit ignores SIGTERM, which is what the launcher sends to stop its jobs.
     signal.signal(signal.SIGTERM, _interrupt)
-    run(configs, environment)
+    perform(parts, environment)
 
 
 class SlurmWork:
@@ -222,8 +223,6 @@ def environment(cells: Sequence[Cell], cluster: ClusterConfig) -> dict[str, str]
     variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic results on a GPU need
     if folders := os.environ.get(known.VARIABLE):
         variables[known.VARIABLE] = folders
-    if plugin := registry.plugin(cells[0].config.method.name):
-        variables[_SOURCE] = plugin.source
     if not any(_needs_hub(cell) for cell in cells):
         variables["HF_HUB_OFFLINE"] = "1"
     return variables

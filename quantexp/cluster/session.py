@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from quantexp.cluster.place import resolve
-from quantexp.config import ExperimentConfig, from_plain, to_plain
+from quantexp.config import ExperimentConfig, from_plain
 from quantexp.errors import CellError, ConfigError, QuantexpError
 from quantexp.experiment import plan as planning
 from quantexp.experiment import preflight, status
@@ -187,6 +187,7 @@ def _run(made: Plan, folder: Path | None, console: Console) -> None:
     if not made.jobs:
         return
     from quantexp.cluster import job
+    from quantexp.cluster.needs import BOTH
     from quantexp.cluster.watch import Watch
 
     cluster = made.cells[0].config.cluster
@@ -198,8 +199,8 @@ def _run(made: Plan, folder: Path | None, console: Console) -> None:
             run_jobs(made.jobs, cluster, folder / "jobs")
             return
         for work in made.jobs:
-            configs = [to_plain(cell.config) for cell in work.cells]
-            job.run(configs, job.environment(work.cells, cluster))
+            whole = job.part(BOTH, work.cells, work.cells)
+            job.perform([whole], job.environment(work.cells, cluster))
 
 
 def _summarize(made: Plan, name: str | None, console: Console) -> None:

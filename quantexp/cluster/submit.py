@@ -76,10 +76,10 @@ def _arrays(
     ahead: list[Array] = []
     if cluster.canary and len(jobs) > 1:
         bird = next((job for job in jobs if job.cells[0].quantized), jobs[0])
-        ahead = arrays([bird], busy, longest, room)
+        ahead = arrays([bird], busy, longest, room)  # alone, whatever cluster.pack says
         jobs = [job for job in jobs if job is not bird]
         room = None if room is None else room - sum(len(array.tasks) for array in ahead)
-    found = arrays(jobs, busy, longest, room)
+    found = arrays(jobs, busy, longest, room, cluster.pack or 1)
     if not found:
         raise ConfigError(
             f"SLURM lets you have {most} jobs in the queue, and there is room for "

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from fakes import fake_model
 
 from quantexp.cluster import local
+from quantexp.cluster.job import Part
 from quantexp.cluster.watch import read
 from quantexp.config import ClusterConfig, ExperimentConfig, from_plain
 from quantexp.experiment import plan, status
@@ -19,7 +21,13 @@ from quantexp.experiment.cell import Cell
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def job(configs: list[dict[str, Any]], environment: dict[str, str]) -> None:
+def job(parts: Sequence[Part], environment: dict[str, str]) -> None:
+    """What a process does."""
+    for part in parts:
+        one(part.configs[0], environment)
+
+
+def one(config: dict[str, Any], environment: dict[str, str]) -> None:
     """Ends in a way that the seed chooses."""
     import signal
 
@@ -28,7 +36,7 @@ def job(configs: list[dict[str, Any]], environment: dict[str, str]) -> None:
     from quantexp.experiment.cell import Cell
     from quantexp.experiment.status import Status
 
-    cell = Cell(from_plain(configs[0]))
+    cell = Cell(from_plain(config))
     attempt = Status(cell.folder)
     if cell.config.gptq.block_size == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -38,7 +46,8 @@ def job(configs: list[dict[str, Any]], environment: dict[str, str]) -> None:
         raise ValueError("boom")
     for item in cell.evaluations:
         path = cell.folder / "evaluations" / item.file_name
-        record.write(path, {"seen": dict(os.environ), "given": environment})
+        seen = {"seen": dict(os.environ), "given": environment, "process": {"id": os.getpid()}}
+        record.write(path, seen)
     attempt.finish()
 
 
@@ -75,12 +84,38 @@ def test_killed_exiting_and_raising_jobs_fail_alone(configs: list[ExperimentConf
     assert read(cells[0].folder).cause
 
 
+@pytest.mark.parametrize("pack", [2, 4])
+def test_jobs_of_one_process_fail_alone(configs: list[ExperimentConfig], pack: int) -> None:
+    # 4 is done, 1 kills its process, 2 and 3 had not begun
+    made = plan.make([configs[3], *configs[:3]], baselines=False)
+    plan.write(made, Path("outputs/sweeps/s"), [])
+    cluster = ClusterConfig("local", threads=1, pack=pack)
+    assert [len(bundle) for bundle in local.bundles(made.jobs, cluster, 1)] == [pack] * (4 // pack)
+    local.run_jobs(made.jobs, cluster, Path("jobs"), job)
+    states = [status.read(cell.folder) for cell in made.cells]
+    assert [s["state"] for s in states] == ["done", "failed", "failed", "failed"]
+    assert ["ended without a word" in s.get("cause", "") for s in states[1:]] == [True] * 3
+
+
+def test_small_models_share_processes_that_all_slots_have_several_of(
+    configs: list[ExperimentConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [work] = plan.make(configs[:1], baselines=False).jobs
+    cluster = ClusterConfig("local", threads=1)
+    for jobs, slots, expected in ((2, 1, 1), (6, 1, 2), (24, 1, 8), (100, 1, 8), (24, 8, 1)):
+        found = local.bundles([work] * jobs, cluster, slots)
+        assert {len(bundle) for bundle in found[:-1]} <= {expected}
+        assert sum(map(len, found)) == jobs
+    monkeypatch.setattr(local, "_SMALL", 1)
+    assert len(local.bundles([work] * 24, cluster, 1)) == 24
+
+
 def test_jobs_get_their_threads_device_and_no_network(configs: list[ExperimentConfig]) -> None:
     made = plan.make(configs[3:], baselines=False)
     local.run_jobs(made.jobs, ClusterConfig("local", threads=1), Path("jobs"), job)
     stored = made.cells[0].result(made.cells[0].evaluations[0])
     assert stored is not None
-    for variables in stored.values():  # from the process's very start, and for run() to set
+    for variables in (stored["seen"], stored["given"]):  # from the process's very start, and for run() to set
         assert variables["OMP_NUM_THREADS"] == "1"
         assert variables["HF_HUB_OFFLINE"] == "1"
         assert variables["CUDA_VISIBLE_DEVICES"] == ""
