@@ -33,6 +33,8 @@ def check(config: ExperimentConfig) -> None:
     """
     for key, value in (
         ("rounding", config.rounding),
+        ("activations", config.activations),
+        ("activation_dtype", config.activation_dtype),
         ("keep", config.keep),
         ("tracker.mode", config.tracker.mode),
         ("model.source", config.model.source),

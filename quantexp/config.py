@@ -33,6 +33,8 @@ TENSORS = tuple(GRANULARITIES)
 # key → what it may be, where that is a few words
 CHOICES = {
     "rounding": ("rtn", "gptq"),
+    "activations": ("auto", "device", "host", "disk"),
+    "activation_dtype": ("float32", "bfloat16"),
     "keep": ("records", "checkpoint"),
     "tracker.mode": ("auto", "offline", "online", "disabled"),
     "model.source": ("demo", "local", "hf"),
@@ -301,6 +303,8 @@ class ExperimentConfig:
     rounding: str = "rtn"
     gptq: GPTQConfig = field(default_factory=GPTQConfig)
     seed: int = 0
+    activations: str = "auto"  # where they lie between blocks; no number depends on it
+    activation_dtype: str = "float32"  # of what lies there while calibrating
     objective: str = "block_error"
     keep: str = "checkpoint"
     name: str | None = None

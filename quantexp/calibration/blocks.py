@@ -1,9 +1,10 @@
 """The block loop: capture, fit, merge, round, store, propagate. It exists once, for all methods.
 
 Two streams of block inputs run through the model, as far as somebody reads them: ``fp`` from the
-blocks as they are, ``quantized`` from the blocks as rebuilt from their stored integers. A run that
-was killed rebuilds the streams from the stored blocks and goes on at the next one; since each
-block draws its random numbers from its own seed, it ends bit-identical to an unbroken run.
+blocks as they are, ``quantized`` from the blocks as rebuilt from their stored integers. They lie
+where ``activations.py`` found room; all other memory is one block's. A run that was killed rebuilds
+the streams from the stored blocks and goes on at the next one; since each block draws its random
+numbers from its own seed, it ends bit-identical to an unbroken run.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantexp.calibration import diagnostics
+from quantexp.calibration import activations, diagnostics, footprint
+from quantexp.calibration.activations import Store
 from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
 from quantexp.calibration.ladder import Rung, split
 from quantexp.calibration.ladder import rungs as ladder_rungs
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError, NumericalError
-from quantexp.measure import Meter
+from quantexp.host import give_back
+from quantexp.measure import Meter, highest
 from quantexp.methods.base import Method, check_transforms
 from quantexp.models.load import StreamedModel
 from quantexp.quantization.block import QuantBlock
@@ -49,7 +52,8 @@ class CalibrationBlock:
         rung: How it is fitted, after how many failures (``calibration/ladder.py``).
         micro_batch: Windows of a batch that are on the device at once, where memory was short.
 
-    Streams are there as far as the method asks for them.
+    Streams are there as far as the method asks for them, in the dtype in which they are kept, and
+    while the block is fitted: later blocks overwrite them.
     """
 
     def __init__(
@@ -61,8 +65,10 @@ class CalibrationBlock:
         generator: torch.Generator,
         report_loss: Callable[[float], None],
         rung: Rung,
+        store: Store,
         autocast: torch.dtype | None = None,
     ) -> None:
+        self._store = store
         self.index = index
         self.quant = quant
         self.kwargs = kwargs
@@ -80,12 +86,12 @@ class CalibrationBlock:
 
     def forward(self, x: Tensor) -> Tensor:
         """The block on a batch (B, T, C), with the real model's keyword arguments."""
-        return hidden_states(self.quant.module(x.to(self.device), **self.kwargs))
+        return hidden_states(self.quant.module(x.to(self.device, FIT_DTYPE), **self.kwargs))
 
     def unquantized(self, x: Tensor) -> Tensor:
         """Outputs of the unquantized block for all of ``x`` (B, T, C); call before installing."""
         with self.quant.bypass():
-            return run(self.quant.module, x, self.kwargs, self.device)
+            return run(self.quant.module, x, self.kwargs, self.device, self._store.like(x))
 
     def products(self) -> torch.autocast:
         """Context of the fit's forward passes: 16-bit matrix products where the rung has them."""
@@ -94,19 +100,42 @@ class CalibrationBlock:
 
 
 @torch.no_grad()
-def run(module: nn.Module, x: Tensor, kwargs: dict[str, Any], device: torch.device) -> Tensor:
-    """A block on all windows (B, T, C) in batches; the result lies where ``x`` lies."""
-    size = max(1, TOKENS_PER_BATCH // x.shape[1])
-    out = torch.empty_like(x)  # joining the parts instead would hold the stream a third time
-    for part, place in zip(x.split(size), out.split(size), strict=True):
-        place.copy_(hidden_states(module(part.to(device), **kwargs)))
+def run(
+    module: nn.Module,
+    x: Tensor,
+    kwargs: dict[str, Any],
+    device: torch.device,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A block on all windows (B, T, C) in batches.
+
+    Args:
+        module: The block.
+        x: Its inputs, wherever they lie.
+        kwargs: Its keyword arguments.
+        device: Where it runs.
+        out: Where outputs go; ``x`` itself, for a stream that nobody reads any more, is allowed.
+            ``None``: beside ``x``.
+    """
+    dtype = next(module.parameters()).dtype
+    out = torch.empty_like(x) if out is None else out
+    for part, place in zip(_batches(x), _batches(out), strict=True):
+        place.copy_(hidden_states(module(part.to(device, dtype), **kwargs)))
     return out
+
+
+def _batches(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of (B, T, C), as many windows each as one pass without gradients takes."""
+    batches: tuple[Tensor, ...] = x.split(max(1, TOKENS_PER_BATCH // x.shape[1]))
+    return batches
 
 
 def hidden_states(out: Any) -> Tensor:
     """What a block returns, alone or first of several."""
     found: Tensor = out[0] if isinstance(out, tuple) else out
     return found
+
+
 
 
 def calibrate_blocks(
@@ -139,7 +168,7 @@ def calibrate_blocks(
         "blocks": reports,
         "effective_bits": loop.bits / loop.weights,
         "seconds": round(sum(r["seconds"] for r in reports), 3),
-        "peak_memory_bytes": max(r["peak_memory_bytes"] for r in reports),
+        **highest(reports),
     }
 
 
@@ -169,51 +198,58 @@ class _Loop:
         self.bits = self.weights = 0
         self.micro_batch: int | None = None  # once a block needed it, the next ones do
         self.fp: Tensor | None = None
+        self.targets: Tensor | None = None  # fp of the next block, while this one is fitted
         self.quantized: Tensor | None = None
         self.kwargs: list[dict[str, Any]] = []
         if windows is None:
+            self.store = Store("host", model.device)
             return
         self.kwargs = model.block_kwargs(windows.shape[1], FIT_DTYPE)
-        embedded = model.embed(windows, FIT_DTYPE)
-        if "fp" in method.streams:
-            self.fp = embedded
-        if "quantized" in method.streams or config.rounding == "gptq" or config.bits.static:
-            self.quantized = embedded
-        streams = (self.fp is not None) + (self.quantized is not None)
-        size = embedded.numel() * embedded.element_size() / 2**30
-        print(
-            f"calibrating on {len(windows)} windows of {windows.shape[1]} tokens: {streams} "
-            f"stream(s) of activations, {size:.2f} GiB each, in {FIT_DTYPE} on the CPU",
-            flush=True,
+        names = footprint.streams(method, config)
+        self.store = activations.choose(
+            config.activations,
+            len(names),
+            shape := (*windows.shape, model.source.hidden),
+            dtype := activations.dtype(config, FIT_DTYPE),
+            model.device,
+            footprint.fitting(model.source, config, method, *windows.shape),
+            checkpoint.folder,
         )
+        first = model.embed(windows, FIT_DTYPE, self.store.empty(shape, dtype))
+        if "fp" in names:
+            self.fp, self.targets = first, self.store.like(first)
+        if "quantized" in names:
+            # a stream of its own from the start: it is overwritten block by block
+            own = first if self.fp is None else self.store.like(first).copy_(first)
+            self.quantized = own
 
     def step(self, index: int) -> dict[str, Any]:
         """Block ``index``: from disk if it is there, else fitted and stored."""
-        total = self.model.blocks
+        total, device = self.model.blocks, self.model.device
         self.progress("calibrate", index, total, None)
+        give_back()
         saved = self.checkpoint.saved_block(index)
         if saved is None:
-            report = self._fit(index)
-            saved = self.checkpoint.saved_block(index)
-            assert saved is not None
+            saved = self._fit(index)
+            give_back()
         else:
-            report = saved[1]
-            self.micro_batch = report.get("micro_batch", self.micro_batch)
+            self.micro_batch = saved[1].get("micro_batch", self.micro_batch)
             if self.fp is not None:
                 block = self.model.block(index, FIT_DTYPE)
-                self.fp = run(block, self.fp, self.kwargs[index], self.model.device)
-        quant = rebuild(self.model, saved[0], index, self.config, FIT_DTYPE)
+                run(block, self.fp, self.kwargs[index], device, self.fp)
+                del block
+        tensors, report = saved
+        quant = rebuild(self.model, tensors, index, self.config, FIT_DTYPE)
         if self.quantized is not None:
-            self.quantized = run(
-                quant.module, self.quantized, self.kwargs[index], self.model.device
-            )
+            run(quant.module, self.quantized, self.kwargs[index], device, self.quantized)
         sizes = {path: linear.weight.numel() for path, linear in quant.linears.items()}
-        bits, weights = effective_bits(saved[0], sizes)
+        bits, weights = effective_bits(tensors, sizes)
         self.bits, self.weights = self.bits + bits, self.weights + weights
         self.progress("calibrate", index + 1, total, None)
         return report
 
-    def _fit(self, index: int) -> dict[str, Any]:
+    def _fit(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Fits, rounds and stores a block: its tensors as they were written, and its report."""
         meter = Meter()
         module = self.model.block(index, FIT_DTYPE)
         observed = self._observe(module, index) if self.fp is not None else None
@@ -250,10 +286,9 @@ class _Loop:
         if ladder:
             report["ladder"] = ladder
         report |= meter.read()
-        self.checkpoint.save_block(index, quant.state(self.model.stored), report)
         if observed is not None:
-            self.fp = observed[0]
-        return report
+            self.fp, self.targets = observed[0], self.fp
+        return self.checkpoint.save_block(index, quant.state(self.model.stored), report), report
 
     def _block(
         self,
@@ -272,6 +307,7 @@ class _Loop:
             torch.Generator().manual_seed(config.seed * 100_003 + index),
             lambda loss: self.progress("calibrate", index, model.blocks, loss),
             rung,
+            self.store,
             getattr(torch, autocast) if autocast else None,
         )
         if self.fp is not None and observed is not None:
@@ -302,10 +338,10 @@ class _Loop:
             module.get_submodule(paths.module_of(path)).register_forward_pre_hook(note(path))
             for path in paths.linears
         ]
-        out = run(module, self.fp, self.kwargs[index], self.model.device)
+        out = run(module, self.fp, self.kwargs[index], self.model.device, self.targets)
         for hook in hooks:
             hook.remove()
-        if not torch.isfinite(out).all():
+        if not all(torch.isfinite(part).all() for part in _batches(out)):
             raise CalibrationError(
                 f"block {index}: the unquantized model's own outputs are not finite "
                 f"(largest input {self.fp.abs().max():.3g}): check the checkpoint"
@@ -318,7 +354,7 @@ class _Loop:
         static = [q for _, q in quant.quantizers() if q.active and not q.spec.dynamic]
         for quantizer in static:
             quantizer.observing = True
-        run(quant.module, self.quantized, self.kwargs[index], self.model.device)
+        self._pass(quant, index)
         for quantizer in static:
             quantizer.observing = False
         unseen = [name for name, q in quant.quantizers() if q in static and q.low is None]
@@ -328,6 +364,13 @@ class _Loop:
                 "static range: use more windows (data.num_samples), or "
                 "bits.activation.dynamic=true"
             )
+
+    @torch.no_grad()
+    def _pass(self, quant: QuantBlock, index: int) -> None:
+        """The quantized stream through the block, for those who watch; outputs are not kept."""
+        assert self.quantized is not None
+        for part in _batches(self.quantized):
+            quant.module(part.to(self.model.device, FIT_DTYPE), **self.kwargs[index])
 
     def _round(self, quant: QuantBlock, index: int) -> dict[str, Any]:
         """Rounds all weights of the merged block; GPTQ reports damping, dead columns, loss."""
@@ -357,7 +400,7 @@ class _Loop:
                 columns = linear.weight.shape[1]
                 hessians[path] = Hessian(columns, self.model.device, FIT_DTYPE)
                 linear.observer = hessians[path].add
-            run(quant.module, self.quantized, self.kwargs[index], self.model.device)
+            self._pass(quant, index)
             unseen = self._unseen(hessians, index)
             for path in group:
                 linear = quant.linears[path]

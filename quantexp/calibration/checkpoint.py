@@ -15,10 +15,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
+from quantexp.calibration.joining import join
 from quantexp.errors import DataError
 from quantexp.experiment import record
 from quantexp.experiment.code import science
@@ -31,7 +32,7 @@ class QuantizedCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._shard: tuple[str, dict[str, Tensor]] | None = None
+        self._intact: set[str] = set()  # consolidated files whose hash was found right
 
     @property
     def complete(self) -> bool:
@@ -41,19 +42,33 @@ class QuantizedCheckpoint:
             (self.folder / "checkpoint" / name).is_file() for name in manifest["files"]
         )
 
-    def save_block(self, index: int, tensors: dict[str, Tensor], report: dict[str, Any]) -> None:
-        """Writes one block; after this returns, a killed run goes on behind it."""
+    def save_block(
+        self, index: int, tensors: dict[str, Tensor], report: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """Writes one block; after this returns, a killed run goes on behind it.
+
+        Returns:
+            The tensors as read from the bytes that were written: what is rebuilt from them is
+            rebuilt from what ships, without reading and hashing the file again.
+        """
         path = self._block(index)
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = save(tensors)
         partial = record.partial_path(path)
         try:
-            save_file(tensors, partial)
+            partial.write_bytes(content)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        note = {"sha256": _sha256(path), "code": science(), "report": report}
+        note = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "code": science(),
+            "report": report,
+        }
         record.write(path.with_suffix(".json"), note)
+        written: dict[str, Tensor] = load(content)
+        return written
 
     def saved_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and report of a block written before, or ``None`` if it must be (re)done.
@@ -66,9 +81,13 @@ class QuantizedCheckpoint:
         if note is not None and note.get("code") != science():
             print(f"block {index} was made by other code: it is made anew", flush=True)
             return None
-        if note is None or not path.is_file() or _sha256(path) != note["sha256"]:
+        content = path.read_bytes() if note is not None and path.is_file() else None
+        if note is None or content is None:
             return None
-        return load_file(path), note["report"]
+        if hashlib.sha256(content).hexdigest() != note["sha256"]:
+            print(f"{path} is damaged (its sha256 is another): it is made anew", flush=True)
+            return None
+        return load(content), note["report"]
 
     def consolidate(self, blocks: int, manifest: dict[str, Any], report: dict[str, Any]) -> None:
         """Joins the block files into few, writes report and manifest, removes the block files."""
@@ -76,22 +95,31 @@ class QuantizedCheckpoint:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         files: dict[str, dict[str, Any]] = {}
-        shard: dict[str, Tensor] = {}
         members: list[int] = []
         size = 0
         for index in range(blocks):
-            saved = load_file(self._block(index))
-            shard.update({f"blocks.{index}.{name}": tensor for name, tensor in saved.items()})
+            self._check(index)
             members.append(index)
-            size += sum(t.numel() * t.element_size() for t in saved.values())
+            size += self._block(index).stat().st_size
             if size >= _SHARD or index == blocks - 1:
                 path = target / f"{len(files):05d}.safetensors"
-                save_file(shard, path)
-                files[path.name] = {"sha256": _sha256(path), "blocks": members}
-                shard, members, size = {}, [], 0
+                parts = {f"blocks.{member}.": self._block(member) for member in members}
+                files[path.name] = {"sha256": join(parts, path), "blocks": members}
+                members, size = [], 0
         record.write_signed(self.folder / "report.json", report)
         record.write(self.folder / "manifest.json", {**manifest, "files": files})
         shutil.rmtree(self.folder / "blocks")
+
+    def _check(self, index: int) -> None:
+        """Refuses a block file that is no longer what was written, and makes it a missing one."""
+        path = self._block(index)
+        note = record.read(path.with_suffix(".json"))
+        if note is None or not path.is_file() or _sha256(path) != note["sha256"]:
+            path.unlink(missing_ok=True)
+            raise DataError(
+                f"{path} was damaged after it was written (its sha256 is another) and is removed: "
+                "the same command again makes this block anew"
+            )
 
     def block(self, index: int) -> dict[str, Tensor]:
         """Tensors of one block of a complete checkpoint.
@@ -102,21 +130,20 @@ class QuantizedCheckpoint:
         manifest = record.read(self.folder / "manifest.json")
         assert manifest is not None, f"{self.folder} is not complete"
         name, note = next((n, f) for n, f in manifest["files"].items() if index in f["blocks"])
-        if self._shard is None or self._shard[0] != name:
-            path = self.folder / "checkpoint" / name
-            try:
-                intact = _sha256(path) == note["sha256"]
-                self._shard = (name, load_file(path)) if intact else None
-            except (OSError, SafetensorError):
-                self._shard = None
-            if self._shard is None:
+        path, prefix = self.folder / "checkpoint" / name, f"blocks.{index}."
+        if name not in self._intact:
+            if not path.is_file() or _sha256(path) != note["sha256"]:
                 raise DataError(
                     f"{path} is damaged (its sha256 is not the manifest's): remove the folder "
                     f"{self.folder} and run the same command again"
                 )
-        prefix = f"blocks.{index}."
-        tensors = self._shard[1]
-        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            self._intact.add(name)
+        with safe_open(path, "pt") as file:
+            return {
+                key[len(prefix) :]: file.get_tensor(key)
+                for key in file.keys()  # noqa: SIM118 (it is no mapping)
+                if key.startswith(prefix)
+            }
 
     def _block(self, index: int) -> Path:
         return self.folder / "blocks" / f"{index:05d}.safetensors"

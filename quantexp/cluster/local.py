@@ -19,7 +19,7 @@ import submitit
 
 from quantexp.cluster import submitted
 from quantexp.cluster.job import Part, environment, part, perform_detached
-from quantexp.cluster.needs import BOTH, host_memory
+from quantexp.cluster.needs import BOTH
 from quantexp.cluster.place import no_keyboard, variables_set
 from quantexp.cluster.snapshot import current
 from quantexp.cluster.submitted import Submitted
@@ -28,6 +28,7 @@ from quantexp.experiment import estimate, record, status
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.plan import Job
 from quantexp.experiment.run import is_done
+from quantexp.host import free_memory
 
 JobFunction = Callable[[Sequence[Part], dict[str, str]], None]
 Bundle = tuple[Job, ...]  # what one process does
@@ -89,7 +90,7 @@ def slots(cluster: ClusterConfig, jobs: Sequence[Job]) -> list[str]:
 def bundles(jobs: Sequence[Job], cluster: ClusterConfig, slots: int) -> list[Bundle]:
     """What each process does: one job, several of small models, or what ``cluster.pack`` says."""
     models = [job.cells[0].model for job in jobs]
-    small = all(estimate.block_weights(model) * model.blocks <= _SMALL for model in models)
+    small = all(model.shape.block_weights * model.blocks <= _SMALL for model in models)
     each = min(_MOST_PACKED, len(jobs) // (_ROUNDS * slots)) if small else 1
     each = max(1, cluster.pack or each)
     return [tuple(jobs[start : start + each]) for start in range(0, len(jobs), each)]
@@ -126,11 +127,8 @@ def _devices(listed: str) -> list[str]:
 def _cpu_jobs(cluster: ClusterConfig, jobs: Sequence[Job]) -> int:
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
     cores = min(cores or os.cpu_count() or 1, int(os.environ.get("SLURM_CPUS_ON_NODE", 1 << 16)))
-    memory = psutil.virtual_memory().available
-    if "SLURM_MEM_PER_NODE" in os.environ:  # of the job we are in, MiB
-        memory = min(memory, int(os.environ["SLURM_MEM_PER_NODE"]) << 20)
-    largest = max((host_memory(cell) for job in jobs for cell in job.cells), default=1 << 30)
-    return max(1, min(cores // cluster.threads, memory // largest))
+    largest = max((estimate.memory(cell).total for job in jobs for cell in job.cells), default=1 << 30)
+    return max(1, min(cores // cluster.threads, free_memory() // largest))
 
 
 def _submit(

@@ -6,10 +6,11 @@ from dataclasses import fields, replace
 from quantexp.config import ClusterConfig, Resources
 from quantexp.experiment import faults, status
 from quantexp.experiment.cell import Cell
+from quantexp.experiment.estimate import memory
 
 CALIBRATE, EVALUATE, BOTH = "calibrate", "evaluate", "both"
 _GIB = 1 << 30
-_TORCH = _GIB  # bytes that a job takes before it loads a model
+_CUDA = 2 * _GIB  # bytes of the machine that the libraries of a GPU take
 _SPARE = 1.5  # of the estimate: what is asked for beyond it
 
 # Weights on disk up to so many GiB → GPUs, minutes to calibrate, minutes to evaluate. Small models
@@ -36,25 +37,21 @@ def needs(cell: Cell, kind: str) -> Resources:
     return replace(asked, gpus=None, gpu_type=None) if asked.gres else asked
 
 
-def host_memory(cell: Cell) -> int:
-    """Bytes of host memory a cell may need: the model in float32, and its calibration windows."""
-    weights = 2 * _weights(cell)
-    windows = 0
-    if cell.quantized:
-        source = cell.windows
-        windows = 3 * 4 * (source.count or 0) * source.seq_len * cell.model.hidden
-    return _TORCH + weights + windows
-
-
 def _by_size(cell: Cell, kind: str) -> Resources:
     size = _weights(cell) / _GIB
     _, gpus, calibrate, evaluate = next(row for row in _TABLE if size <= row[0])
     return Resources(
         gpus=gpus,
         cpus=cell.config.cluster.threads,
-        memory_gb=_step(_SPARE * host_memory(cell) / _GIB),
+        memory_gb=_step(_SPARE * _host(cell, gpus) / _GIB),
         time_min=calibrate if kind == CALIBRATE else evaluate,
     )
+
+
+def _host(cell: Cell, gpus: int) -> int:
+    """Bytes of the machine's memory; without a GPU blocks are computed there too."""
+    found = memory(cell)
+    return found.host + _CUDA if gpus else found.total
 
 
 def _step(gib: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantexp.calibration.blocks import run
+from quantexp.host import give_back
 from quantexp.models.load import StreamedModel
 
 
@@ -35,6 +36,7 @@ def block_errors(
     found = []
     for index in range(model.blocks):
         progress(index)
+        give_back()
         exact = run(model.block(index, model.compute), exact, kwargs[index], model.device)
         quantized = run(block(index), quantized, kwargs[index], model.device)
         noise = (exact.float() - quantized.float()).square().mean()

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from quantexp.calibration.activations import Store
 from quantexp.calibration.blocks import run
+from quantexp.host import give_back
 from quantexp.models.load import StreamedModel
 
 _LOGIT_BYTES = 1 << 29  # bytes of float32 logits that are held at once
@@ -25,6 +27,7 @@ def window_nll(
     block: Callable[[int], nn.Module],
     windows: Tensor,
     progress: Callable[[int], None],
+    store: Store | None = None,
 ) -> list[float]:
     """Negative log-likelihood of each window, in nats, summed over its T-1 predictions.
 
@@ -33,12 +36,17 @@ def window_nll(
         block: Block by index, quantized or not, in ``model.compute``.
         windows: Token ids (B, T).
         progress: Told the number of finished blocks.
+        store: Where hidden states lie between blocks; ``None``: in host memory.
     """
     kwargs = model.block_kwargs(windows.shape[1], model.compute)
-    hidden = model.embed(windows, model.compute)
+    store = store or Store("host", model.device)
+    hidden = store.empty((*windows.shape, model.source.hidden), model.compute)
+    model.embed(windows, model.compute, hidden)
     for index in range(model.blocks):
         progress(index)
-        hidden = run(block(index), hidden, kwargs[index], model.device)
+        give_back()
+        run(block(index), hidden, kwargs[index], model.device, hidden)
+    give_back()
     head = model.head(model.compute)
     vocabulary = int(model.source.config["vocab_size"])
     size = max(1, _LOGIT_BYTES // (4 * vocabulary * windows.shape[1]))

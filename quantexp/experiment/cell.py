@@ -3,8 +3,8 @@
 ``calibration`` hashes what decides the quantized checkpoint, ``cell`` adds the bits that act only
 when the model runs, ``evaluation`` adds one test set. Fields are hashed as resolved, never as
 "non-defaults". What is on none of the three lists cannot change a number: ``paths``, ``cluster``,
-``tracker``, ``objective``, ``keep``, ``name``, ``plugins`` (:data:`RUN_ONLY`); a plugin counts by
-its code.
+``tracker``, ``activations``, ``objective``, ``keep``, ``name``, ``plugins`` (:data:`RUN_ONLY`); a
+plugin counts by its code.
 """
 
 import hashlib
@@ -25,7 +25,9 @@ from quantexp.models import source
 from quantexp.protocols import official
 from quantexp.typed import plain
 
-RUN_ONLY = ("paths", "cluster", "tracker", "objective", "keep", "name", "plugins")
+RUN_ONLY = (
+    "paths", "cluster", "tracker", "activations", "objective", "keep", "name", "plugins"
+)  # fmt: skip
 EVALUATION_VERSION = 1  # raised whenever the same checkpoint may be measured differently
 GPTQ_VERSION = 2  # raised whenever rounding=gptq may give other integers
 CALIBRATION_VERSION = 1  # raised whenever the block loop may give another checkpoint
@@ -111,6 +113,8 @@ class Cell:
             inputs["gptq"] = {"version": GPTQ_VERSION, **options}
         if self.needs_windows:
             inputs["data"] = self.windows.inputs
+            if config.activation_dtype != "float32":
+                inputs["activation_dtype"] = config.activation_dtype
             if method.uses_forward_bits or config.rounding == "gptq" or config.bits.static:
                 inputs["forward"] = config.bits.forward
         if method.seeded:

@@ -1,8 +1,7 @@
-"""What a plan will take: memory, disk, files and time. Rough, from config.json; no torch.
+"""What a plan will take: memory, disk, files and time. From config.json alone; no torch.
 
-Memory and disk are sums over the tensors that are largest; what is left out (norms, the runtime's
-own buffers, fragmentation) is covered by a constant. Time is never guessed: it is what the same
-model and method took before, or unknown.
+Memory is what ``calibration/footprint.py`` counts, disk a sum over the largest tensors. Time is
+never guessed: it is what the same model and method took before, or unknown.
 """
 
 import math
@@ -12,18 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from quantexp.calibration import footprint
 from quantexp.calibration.data import find_set
+from quantexp.calibration.footprint import block_weights
 from quantexp.config import TensorQuantization
 from quantexp.experiment import quota, record
 from quantexp.experiment.cell import Cell, Evaluation, model_name
 from quantexp.experiment.plan import Job
 from quantexp.models.source import ModelSource
 
-TOKENS = 8192  # per forward pass (calibration/blocks.py); importing it would import torch
-_RUNTIME = 1 << 30  # bytes: Python, torch, the tokenizer
-_LOGITS = 1 << 30  # bytes of logits and their float32 copy (evaluation/perplexity.py)
+_RUNTIME = 440 << 20  # bytes: Python, torch, transformers, the tokenizer
 _WINDOWS = 320  # of a test set whose length is not known before it is read
-_FLOAT = 4  # bytes; fits run in float32
 _SHARD = 4 << 30  # bytes per consolidated file (calibration/checkpoint.py)
 _RECORD = 64 << 10  # bytes of one record, large ones included
 _ENOUGH = 5  # earlier records that a median is taken of
@@ -41,6 +39,11 @@ class Memory:
     host: int
     gpu: int
 
+    @property
+    def total(self) -> int:
+        """Of the machine, where it has no accelerator."""
+        return self.host + self.gpu
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -50,36 +53,38 @@ class Disk:
     files: int
 
 
-def block_weights(model: ModelSource) -> int:
-    """Number of weights of one decoder block's linears."""
-    return model.shape.block_weights
-
-
 def memory(cell: Cell) -> Memory:
-    """The peak of a cell: one block of weights, its activations, the streams between blocks."""
+    """The peak of a cell: streams of activations, and beside them one block, or the head, at work.
+
+    Streams count where ``activations=auto`` would find room last before the disk: in the host.
+    """
     model, config = cell.model, cell.config
-    width, inner, weights = model.hidden, model.intermediate, block_weights(cell.model)
-    lengths = [find_set(item).seq_len for item in config.evaluation.perplexity]
-    windows = [item.max_windows or _WINDOWS for item in config.evaluation.perplexity]
-    streams = 2 * max((n * t for n, t in zip(windows, lengths, strict=True)), default=0)
-    gpu = 0
-    if cell.quantized and cell.needs_windows:
-        source = cell.windows
-        lengths.append(source.seq_len)
-        kinds = cell.method.streams
-        both = {"fp", "quantized"} <= {*kinds} or ("fp" in kinds and config.rounding == "gptq")
-        streams = max(streams, (3 if both else 2) * (source.count or 0) * source.seq_len)
-        if config.rounding == "gptq":  # the Hessian, its inverse and the factor
-            gpu = 3 * _FLOAT * max(inner, width) ** 2
-            # those of all experts that are rounded at once: gate and up, then down
-            gpu += _FLOAT * model.shape.experts * max(2 * width**2, inner**2)
-    attention = 2 * model.heads * max(lengths, default=0)  # scores and their softmax, per token
-    gpu += 3 * _FLOAT * weights + TOKENS * _FLOAT * (4 * inner + 8 * width + attention)
-    head = _FLOAT * int(model.config["vocab_size"]) * width
-    whole = 2 * weights * model.blocks + head if config.evaluation.tasks else 0
+    size = _itemsize(cell)
+    vocabulary = int(model.config["vocab_size"])
+    before = [footprint.embedding(model, size)]
+    streams, works = 0, []
+    for item in (*config.evaluation.perplexity, *config.evaluation.validation):
+        count, length = item.max_windows or _WINDOWS, find_set(item).seq_len
+        streams = max(streams, size * count * length * model.hidden)
+        works.append(footprint.evaluating(model, count, length, size))
+    if cell.quantized:
+        source, count = cell.windows, 0
+        if cell.needs_windows:
+            count = source.count or 0
+            buffers = len(footprint.streams(cell.method, config))
+            width = 2 if config.activation_dtype == "bfloat16" else footprint.FLOAT
+            streams = max(streams, buffers * width * count * source.seq_len * model.hidden)
+            before.append(footprint.embedding(model, footprint.FLOAT))
+        works.append(footprint.fitting(model, config, cell.method, count, source.seq_len))
+    host = max([*before, *(work.host for work in works)])
+    gpu = max((work.device for work in works), default=0)
+    if config.evaluation.tasks:
+        head = 2 * vocabulary * model.hidden
+        gpu = max(gpu, size * (block_weights(model) * model.blocks + head) + gpu // 3)
+    on_disk, on_device = (config.activations == place for place in ("disk", "device"))
     return Memory(
-        host=_RUNTIME + head + 2 * _FLOAT * weights + _FLOAT * width * streams,
-        gpu=max(gpu, head + _LOGITS, whole + gpu // 3),
+        host=_RUNTIME + host + (0 if on_disk or on_device else streams),
+        gpu=gpu + (streams if on_device else 0),
     )
 
 
@@ -182,6 +187,15 @@ def readable_size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
+
+
+def _itemsize(cell: Cell) -> int:
+    """Bytes of a number that the model computes with when it is evaluated."""
+    name = cell.config.model.dtype
+    if name == "auto":
+        stored = cell.model.config
+        name = str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
+    return 4 if name == "float32" else 2
 
 
 def _checkpoint(cell: Cell) -> int:

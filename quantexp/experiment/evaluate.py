@@ -5,9 +5,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from quantexp.calibration import data, ladder
+from quantexp.calibration import activations, data, footprint, ladder
 from quantexp.calibration.blocks import Progress, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.sampling import token_hash
@@ -76,7 +76,7 @@ def evaluate(
         found = _zeroshot(evaluation, subject, progress)
     elif evaluation.set is not None:
         windows = data.find_set(evaluation.set).load(tokenizer)
-        nll = window_nll(model, block, windows, report)
+        nll = window_nll(model, block, windows, report, _store(cell, model, windows))
         value = perplexity(nll, windows.shape[1] - 1)
         found = {"metric": "ppl", "value": value, "details": details(windows, nll, tokenizer)}
         found["details"]["token_hash"] = token_hash(windows)
@@ -129,6 +129,16 @@ def store(
             "time": record.now(),
             "provenance": record.provenance(),
         },
+    )
+
+
+def _store(cell: Cell, model: StreamedModel, windows: Tensor) -> activations.Store:
+    """Where perplexity keeps its hidden states."""
+    (count, length), width = windows.shape, model.compute.itemsize
+    work = footprint.evaluating(model.source, count, length, width)
+    shape, dtype = (count, length, model.source.hidden), model.compute
+    return activations.choose(
+        cell.config.activations, 1, shape, dtype, model.device, work, cell.folder
     )
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quantexp.errors import CalibrationError, ConfigError, unknown
-from quantexp.methods.base import Method
+from quantexp.methods.base import Holds, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +58,7 @@ class AWQ(Method):
 
     Options = AWQOptions
     streams = ("fp",)
+    holds = Holds(passes=1.75)  # inputs and outputs of the modules it searches
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:

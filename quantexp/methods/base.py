@@ -23,6 +23,23 @@ class NoOptions:
     """For methods without options."""
 
 
+@dataclass(frozen=True)
+class Holds:
+    """What a fit holds at its peak, for estimates; all of it in float32.
+
+    Attributes:
+        weights: Copies of the block's weights: as read, as integers, what rounding and storing
+            take; and what is derived from them while fitting.
+        passes: Activations of passes without gradients, in units of one.
+        trained: Activations of a training step on ``batch_size`` windows, in the same units per
+            token: autograd keeps what each operation made.
+    """
+
+    weights: float = 3.5
+    passes: float = 1.0
+    trained: float = 0.0
+
+
 class Method:
     """Base of all methods; a subclass lives alone in ``quantexp/methods/<name>.py``.
 
@@ -37,6 +54,8 @@ class Method:
             none (see docs/architectures.md) is then refused.
         autocast: Name of the 16-bit dtype of matrix products while fitting (``bfloat16``,
             ``float16``), or ``None``. Parameters and statistics stay in float32.
+        holds: What ``fit`` holds in memory at its peak.
+        more_streams: Buffers of activations (B, T, C) that ``fit`` makes for itself.
 
     An attribute that depends on the options is a property.
     """
@@ -48,6 +67,8 @@ class Method:
     seeded: bool = False
     transforms: bool = True
     autocast: str | None = None
+    holds: Holds = Holds()
+    more_streams: tuple[str, ...] = ()
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantexp.config import TENSORS
 from quantexp.errors import ConfigError, unknown
-from quantexp.methods.base import Method
+from quantexp.methods.base import Holds, Method
 from quantexp.quantization.sizes import hadamard, kronecker_sizes
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class FlatQuant(Method):
     Options = FlatQuantOptions
     version = 2
     streams = ("fp",)
+    holds = Holds(weights=8.5, trained=5)
     uses_forward_bits = True
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantexp.errors import ConfigError, unknown
-from quantexp.methods.base import Method
+from quantexp.methods.base import Holds, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,6 +69,12 @@ class OmniQuant(Method):
     Options = OmniQuantOptions
     streams = ("fp", "quantized")
     uses_forward_bits = True
+    holds = Holds(weights=4.5, trained=5)
+
+    @property
+    def more_streams(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Targets for the quantized inputs, where the loss has both."""
+        return ("more targets",) if self.options.aug_loss else ()
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:

@@ -140,11 +140,12 @@ class StreamedModel:
                     module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
         model.tie_weights()
 
-    def embed(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Token ids (B, T) → inputs (B, T, C) of block 0, on the CPU."""
+    def embed(self, tokens: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        """Token ids (B, T) → inputs (B, T, C) of block 0, on the CPU or into ``out``."""
         around = self._surroundings(dtype, torch.device("cpu"))
         size = max(1, _TOKENS // tokens.shape[1])
-        out = torch.empty(*tokens.shape, self.source.hidden, dtype=dtype)
+        if out is None:
+            out = torch.empty(*tokens.shape, self.source.hidden, dtype=dtype)
         for part, place in zip(tokens.split(size), out.split(size), strict=True):
             place.copy_(around.inputs(part))
         return out

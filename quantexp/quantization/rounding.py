@@ -37,13 +37,14 @@ class IntegerWeight:
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """s(q-z) as (O, C), computed in float32 (float64 for float64)."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        if self.group_index is None:
-            size = self.integers.shape[1] // self.scale.shape[1]
-            scale, zero = (t.repeat_interleave(size, 1) for t in (self.scale, self.zero))
+        if self.group_index is None:  # scales spread over their groups, not copied to each weight
+            integers = self.integers.unflatten(1, (self.scale.shape[1], -1))
+            scale, zero = self.scale.unsqueeze(-1), self.zero.unsqueeze(-1)
         else:
+            integers = self.integers
             scale, zero = (t[:, self.group_index.long()] for t in (self.scale, self.zero))
-        weight: Tensor = (self.integers - zero).to(wide) * scale.to(wide)
-        return weight.to(dtype)
+        weight: Tensor = (integers - zero).to(wide).mul_(scale.to(wide))
+        return weight.view(self.integers.shape).to(dtype)
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ def options(row: Row) -> dict[str, str]:
     config = dict(row.config)
     for key in ("seed", "evaluation", "protocol"):
         config.pop(key, None)
+    if config.get("activation_dtype") == "float32":  # as before the key existed
+        del config["activation_dtype"]
     if row.label == "none":
         config = {"model": config.get("model")}
     if row.rounding != "gptq":

@@ -347,6 +347,8 @@ class Reader(Method):
         self.seen: list[CalibrationBlock] = []
 
     def fit(self, block: CalibrationBlock) -> dict[str, Any]:
+        # the loop overwrites its streams
+        block.inputs, block.targets = block.inputs.clone(), block.targets.clone()
         self.seen.append(block)
         return {}
 

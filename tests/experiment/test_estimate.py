@@ -6,7 +6,8 @@ import pytest
 from fakes import fake_model, finish
 from helpers import make_config
 
-from quantexp.calibration import blocks, checkpoint
+from quantexp.calibration import blocks, checkpoint, footprint
+from quantexp.evaluation import perplexity
 from quantexp.experiment import estimate, record
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.plan import Job, make
@@ -34,7 +35,8 @@ def cell(tmp_path: Path, **fields: object) -> Cell:
 
 
 def test_the_constants_are_those_of_the_code() -> None:
-    assert blocks.TOKENS_PER_BATCH == estimate.TOKENS
+    assert blocks.TOKENS_PER_BATCH == footprint.TOKENS
+    assert perplexity._LOGIT_BYTES == footprint.LOGITS
     assert checkpoint._SHARD == estimate._SHARD
 
 

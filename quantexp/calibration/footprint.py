@@ -1,0 +1,119 @@
+"""How much memory a block at work takes, from config.json; nothing here imports torch.
+
+Sums over what is alive at the peak: copies of the block's weights, activations of one pass,
+factorizations. The counts hold on a CPU, where host and device are one and a slow test compares
+them with what processes took (``tests/experiment/test_estimate_holds.py``).
+"""
+
+from dataclasses import dataclass
+
+from quantexp.config import ExperimentConfig
+from quantexp.methods.base import Method
+from quantexp.models.source import ModelSource
+
+TOKENS = 8192  # per pass without gradients (calibration/blocks.py); importing it imports torch
+LOGITS = 1 << 29  # bytes of float32 logits held at once (evaluation/perplexity.py)
+FLOAT = 4  # bytes; fits run in float32
+_INTEGERS = 2  # bytes per weight until they are packed
+_MATRICES = 7  # (C, C) of GPTQ: Hessian, its copy, damped, lower, inverse, upper, LAPACK's own
+_SCORES = 4  # (O, C) of GPTQ: weight as merged, as rounded, integers, the linear's own
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes that a block at work takes beside the streams.
+
+    Attributes:
+        host: Of the machine.
+        device: Of the accelerator; without one they come from the host as well.
+    """
+
+    host: int
+    device: int
+
+
+def block_weights(model: ModelSource) -> int:
+    """Number of weights of one decoder block's linears."""
+    heads = 2 * (model.heads + model.kv_heads) * model.head_dim
+    return model.hidden * (heads + 3 * model.intermediate)
+
+
+def streams(method: Method, config: ExperimentConfig) -> tuple[str, ...]:
+    """The buffers of activations (B, T, C) that a calibration holds at once.
+
+    ``fp`` comes with ``targets``, the unquantized block's outputs, which are the next block's
+    ``fp``; ``quantized`` is overwritten block by block.
+    """
+    found = ["fp", "targets"] if "fp" in method.streams else []
+    if "quantized" in method.streams or config.rounding == "gptq" or config.bits.static:
+        found.append("quantized")
+    return (*found, *method.more_streams)
+
+
+def fitting(
+    model: ModelSource, config: ExperimentConfig, method: Method, count: int, length: int
+) -> Work:
+    """A block that is fitted, rounded, stored and rebuilt.
+
+    Args:
+        model: Its sizes.
+        config: Bits and rounding.
+        method: What it holds.
+        count: Calibration windows; 0 where there are none.
+        length: Tokens of each.
+    """
+    weights, wide = block_weights(model), max(model.hidden, model.intermediate)
+    tokens = _at_once(count, length)
+    fit = method.holds.weights * FLOAT * weights
+    fit += FLOAT * _per_token(model) * max(
+        method.holds.passes * tokens,
+        method.holds.trained * length * min(count, getattr(method.options, "batch_size", 0)),
+    )  # fmt: skip
+    if config.rounding == "gptq":
+        held = (FLOAT + _INTEGERS) * weights
+        factors = FLOAT * (_MATRICES * wide**2 + _SCORES * model.hidden * model.intermediate)
+        watched = FLOAT * (wide**2 + (_per_token(model) + wide) * tokens)
+        fit = max(fit, held + factors, held + watched)
+    return Work(host=_reading(model), device=int(fit))
+
+
+def evaluating(model: ModelSource, count: int, length: int, itemsize: int) -> Work:
+    """A block rebuilt from its integers, or the head: hidden states through either.
+
+    Args:
+        model: Its sizes.
+        count: Windows.
+        length: Tokens of each.
+        itemsize: Bytes of a weight and of a hidden state.
+    """
+    # quantizers compute in float32, and so does a CPU's attention
+    passing = FLOAT * _per_token(model) * _at_once(count, length)
+    block = (itemsize + _INTEGERS) * block_weights(model) + 2 * FLOAT * model.hidden * (
+        model.intermediate
+    )
+    vocabulary = int(model.config["vocab_size"])
+    windows = min(count, max(1, LOGITS // (FLOAT * vocabulary * max(1, length))))
+    # as the head makes them, in float32, in the order of the loss, and their logarithms
+    logits = (itemsize + 3 * FLOAT) * windows * length * vocabulary
+    head = itemsize * vocabulary * model.hidden
+    return Work(host=_reading(model), device=max(block + passing, head + logits))
+
+
+def embedding(model: ModelSource, itemsize: int) -> int:
+    """Bytes of the host before the first block: the table as stored and as it is used."""
+    return (2 + itemsize) * int(model.config["vocab_size"]) * model.hidden
+
+
+def _reading(model: ModelSource) -> int:
+    """The largest weight as it is stored, mapped from its file."""
+    return FLOAT * model.hidden * model.intermediate
+
+
+def _at_once(count: int, length: int) -> int:
+    """Tokens of one pass without gradients."""
+    return min(count, max(1, TOKENS // max(1, length))) * length
+
+
+def _per_token(model: ModelSource) -> int:
+    """Numbers that a pass makes for a token: the MLP's four, and those of the residual's width."""
+    return 4 * model.intermediate + 6 * model.hidden
