@@ -21,9 +21,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import random_model
-
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # a checkout need not be installed
+import random_model  # noqa: E402
+
 DEPTHS = (8, 32)
 COMMON = ("bits=w4a16", "cluster=debug", "cluster.threads=1", "tracker=none", "data=pydocs")
 COMMON += ("evaluation.seq_len=256", "evaluation.max_windows=8", "evaluation.block_error_windows=0")
