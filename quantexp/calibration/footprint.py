@@ -15,8 +15,9 @@ TOKENS = 8192  # per pass without gradients (calibration/blocks.py); importing i
 LOGITS = 1 << 29  # bytes of float32 logits held at once (evaluation/perplexity.py)
 FLOAT = 4  # bytes; fits run in float32
 _INTEGERS = 2  # bytes per weight until they are packed
-_MATRICES = 7  # (C, C) of GPTQ: Hessian, its copy, damped, lower, inverse, upper, LAPACK's own
+_MATRICES = 8  # (C, C) of GPTQ: Hessian, its copy, damped, lower, inverse, upper, LAPACK's own
 _SCORES = 4  # (O, C) of GPTQ: weight as merged, as rounded, integers, the linear's own
+_HEAP = 32 << 20  # bytes from which glibc maps a piece of memory by itself
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def fitting(
     """
     weights, wide = block_weights(model), max(model.hidden, model.intermediate)
     tokens = _at_once(count, length)
-    fit = method.holds.weights * FLOAT * weights
+    fit = method.holds.weights * FLOAT * _spread(model)
     fit += FLOAT * _per_token(model) * max(
         method.holds.passes * tokens,
         method.holds.trained * length * min(count, getattr(method.options, "batch_size", 0)),
@@ -104,6 +105,17 @@ def embedding(model: ModelSource, itemsize: int) -> int:
     return (2 + itemsize) * int(model.config["vocab_size"]) * model.hidden
 
 
+def _spread(model: ModelSource) -> float:
+    """:func:`block_weights`, those counted half again that lie in the C library's heap.
+
+    It gives pieces of 32 MiB and more back at once; smaller ones leave gaps that others do not fit.
+    """
+    queries, keys = (n * model.head_dim for n in (model.heads, model.kv_heads))
+    widths = [*[queries] * 2, *[keys] * 2, *[model.intermediate] * 3]
+    linears = [model.hidden * width for width in widths]
+    return sum(n * (1.5 if FLOAT * n < _HEAP else 1.0) for n in linears)
+
+
 def _reading(model: ModelSource) -> int:
     """The largest weight as it is stored, mapped from its file."""
     return FLOAT * model.hidden * model.intermediate
@@ -115,5 +127,5 @@ def _at_once(count: int, length: int) -> int:
 
 
 def _per_token(model: ModelSource) -> int:
-    """Numbers that a pass makes for a token: the MLP's four, and those of the residual's width."""
-    return 4 * model.intermediate + 6 * model.hidden
+    """Numbers that are alive for a token within a pass, by the widths of MLP and residual."""
+    return 6 * model.intermediate + 9 * model.hidden

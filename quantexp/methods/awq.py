@@ -58,7 +58,7 @@ class AWQ(Method):
 
     Options = AWQOptions
     streams = ("fp",)
-    holds = Holds(passes=1.75)  # inputs and outputs of the modules it searches
+    holds = Holds(passes=1.6)  # inputs and outputs of the modules it searches
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:

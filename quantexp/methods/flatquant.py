@@ -95,7 +95,7 @@ class FlatQuant(Method):
     Options = FlatQuantOptions
     version = 2
     streams = ("fp",)
-    holds = Holds(weights=8.5, trained=5)
+    holds = Holds(weights=7.8, trained=3.5)
     uses_forward_bits = True
 
     @property
