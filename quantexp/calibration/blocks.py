@@ -136,8 +136,6 @@ def hidden_states(out: Any) -> Tensor:
     return found
 
 
-
-
 def calibrate_blocks(
     model: StreamedModel,
     method: Method,

@@ -33,12 +33,6 @@ class Work:
     device: int
 
 
-def block_weights(model: ModelSource) -> int:
-    """Number of weights of one decoder block's linears."""
-    heads = 2 * (model.heads + model.kv_heads) * model.head_dim
-    return model.hidden * (heads + 3 * model.intermediate)
-
-
 def streams(method: Method, config: ExperimentConfig) -> tuple[str, ...]:
     """The buffers of activations (B, T, C) that a calibration holds at once.
 
@@ -63,7 +57,7 @@ def fitting(
         count: Calibration windows; 0 where there are none.
         length: Tokens of each.
     """
-    weights, wide = block_weights(model), max(model.hidden, model.intermediate)
+    weights, wide = model.shape.block_weights, max(model.hidden, model.intermediate)
     tokens = _at_once(count, length)
     fit = method.holds.weights * FLOAT * _spread(model)
     fit += FLOAT * _per_token(model) * max(
@@ -74,7 +68,9 @@ def fitting(
         held = (FLOAT + _INTEGERS) * weights
         factors = FLOAT * (_MATRICES * wide**2 + _SCORES * model.hidden * model.intermediate)
         watched = FLOAT * (wide**2 + (_per_token(model) + wide) * tokens)
-        fit = max(fit, held + factors, held + watched)
+        # Hessians of all experts that are rounded at once: gate and up, then down
+        experts = FLOAT * model.shape.experts * max(2 * model.hidden**2, model.intermediate**2)
+        fit = max(fit, held + experts + max(factors, watched))
     return Work(host=_reading(model), device=int(fit))
 
 
@@ -89,7 +85,7 @@ def evaluating(model: ModelSource, count: int, length: int, itemsize: int) -> Wo
     """
     # quantizers compute in float32, and so does a CPU's attention
     passing = FLOAT * _per_token(model) * _at_once(count, length)
-    block = (itemsize + _INTEGERS) * block_weights(model) + 2 * FLOAT * model.hidden * (
+    block = (itemsize + _INTEGERS) * model.shape.block_weights + 2 * FLOAT * model.hidden * (
         model.intermediate
     )
     vocabulary = int(model.config["vocab_size"])
@@ -106,14 +102,15 @@ def embedding(model: ModelSource, itemsize: int) -> int:
 
 
 def _spread(model: ModelSource) -> float:
-    """:func:`block_weights`, those counted half again that lie in the C library's heap.
+    """The block's weights, those counted half again that lie in the C library's heap.
 
     It gives pieces of 32 MiB and more back at once; smaller ones leave gaps that others do not fit.
     """
-    queries, keys = (n * model.head_dim for n in (model.heads, model.kv_heads))
-    widths = [*[queries] * 2, *[keys] * 2, *[model.intermediate] * 3]
-    linears = [model.hidden * width for width in widths]
-    return sum(n * (1.5 if FLOAT * n < _HEAP else 1.0) for n in linears)
+    shape = model.shape
+    attention = [shape.hidden * heads * shape.head_dim for heads in (shape.heads, shape.kv_heads)]
+    rest = shape.block_weights - 2 * sum(attention)  # in pieces of the MLP's, or an expert's, size
+    pieces = [(2 * n, n) for n in attention] + [(rest, shape.hidden * shape.intermediate)]
+    return sum(n * (1.5 if FLOAT * piece < _HEAP else 1.0) for n, piece in pieces)
 
 
 def _reading(model: ModelSource) -> int:

@@ -13,7 +13,6 @@ from statistics import median
 
 from quantexp.calibration import footprint
 from quantexp.calibration.data import find_set
-from quantexp.calibration.footprint import block_weights
 from quantexp.config import TensorQuantization
 from quantexp.experiment import quota, record
 from quantexp.experiment.cell import Cell, Evaluation, model_name
@@ -80,7 +79,7 @@ def memory(cell: Cell) -> Memory:
     gpu = max((work.device for work in works), default=0)
     if config.evaluation.tasks:
         head = 2 * vocabulary * model.hidden
-        gpu = max(gpu, size * (block_weights(model) * model.blocks + head) + gpu // 3)
+        gpu = max(gpu, size * (model.shape.block_weights * model.blocks + head) + gpu // 3)
     on_disk, on_device = (config.activations == place for place in ("disk", "device"))
     return Memory(
         host=_RUNTIME + host + (0 if on_disk or on_device else streams),
@@ -202,7 +201,7 @@ def _checkpoint(cell: Cell) -> int:
     model = cell.model
     per_weight = _bits(cell.config.bits.weight, model) / 8
     # transforms and clips of learned methods take a few per cent more
-    return int(1.03 * per_weight * block_weights(model) * model.blocks) + (64 << 10)
+    return int(1.03 * per_weight * model.shape.block_weights * model.blocks) + (64 << 10)
 
 
 def _bits(spec: TensorQuantization, model: ModelSource) -> float:

@@ -43,13 +43,13 @@ def test_the_constants_are_those_of_the_code() -> None:
 def test_a_model_is_counted_as_its_name_says(tmp_path: Path) -> None:
     model = cell(tmp_path).model
     embedding = 2 * LLAMA3_8B["vocab_size"] * LLAMA3_8B["hidden_size"]
-    total = estimate.block_weights(model) * model.blocks + embedding
+    total = model.shape.block_weights * model.blocks + embedding
     assert total == pytest.approx(8.03e9, rel=0.001)
 
 
 def test_disk_is_the_packed_integers_and_twice_for_the_one_that_is_joined(tmp_path: Path) -> None:
     one = cell(tmp_path)
-    quarter = estimate.block_weights(one.model) * one.model.blocks / 2  # bytes at 4 bits
+    quarter = one.model.shape.block_weights * one.model.blocks / 2  # bytes at 4 bits
     assert estimate.disk([Job((one,))]).bytes == pytest.approx(2 * quarter, rel=0.05)
     two = [Job((one,)), Job((cell(tmp_path, bits=(8, 16, 16, 16)),))]
     assert estimate.disk(two).bytes == pytest.approx(5 * quarter, rel=0.05)
