@@ -127,7 +127,9 @@ def _devices(listed: str) -> list[str]:
 def _cpu_jobs(cluster: ClusterConfig, jobs: Sequence[Job]) -> int:
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
     cores = min(cores or os.cpu_count() or 1, int(os.environ.get("SLURM_CPUS_ON_NODE", 1 << 16)))
-    largest = max((estimate.memory(cell).total for job in jobs for cell in job.cells), default=1 << 30)
+    largest = max(
+        (estimate.memory(cell).total for job in jobs for cell in job.cells), default=1 << 30
+    )
     return max(1, min(cores // cluster.threads, free_memory() // largest))
 
 

@@ -115,7 +115,10 @@ def test_jobs_get_their_threads_device_and_no_network(configs: list[ExperimentCo
     local.run_jobs(made.jobs, ClusterConfig("local", threads=1), Path("jobs"), job)
     stored = made.cells[0].result(made.cells[0].evaluations[0])
     assert stored is not None
-    for variables in (stored["seen"], stored["given"]):  # from the process's very start, and for run() to set
+    for variables in (
+        stored["seen"],
+        stored["given"],
+    ):  # from the process's very start, and for run() to set
         assert variables["OMP_NUM_THREADS"] == "1"
         assert variables["HF_HUB_OFFLINE"] == "1"
         assert variables["CUDA_VISIBLE_DEVICES"] == ""
