@@ -9,17 +9,18 @@ numbers from its own seed, it ends bit-identical to an unbroken run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantexp.calibration import activations, diagnostics, footprint
+from quantexp.calibration import activations, diagnostics, footprint, shared
 from quantexp.calibration.activations import Store
 from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
 from quantexp.calibration.ladder import Rung, split
 from quantexp.calibration.ladder import rungs as ladder_rungs
+from quantexp.calibration.sampling import token_hash
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError, NumericalError
 from quantexp.host import give_back
@@ -199,6 +200,7 @@ class _Loop:
         self.targets: Tensor | None = None  # fp of the next block, while this one is fitted
         self.quantized: Tensor | None = None
         self.kwargs: list[dict[str, Any]] = []
+        self.shared: tuple[Hashable, ...] = ()
         if windows is None:
             self.store = Store("host", model.device)
             return
@@ -214,6 +216,7 @@ class _Loop:
             checkpoint.folder,
         )
         first = model.embed(windows, FIT_DTYPE, self.store.empty(shape, dtype))
+        self.shared = (*model.identity, token_hash(windows), FIT_DTYPE, dtype)
         if "fp" in names:
             self.fp, self.targets = first, self.store.like(first)
         if "quantized" in names:
@@ -317,6 +320,18 @@ class _Loop:
 
     def _observe(self, module: nn.Module, index: int) -> Observed:
         """One pass of the unquantized block: outputs, and each linear's channel maxima, means."""
+        assert self.targets is not None
+
+        def observe() -> Observed:
+            out, top, mean = self._pass_unquantized(module, index)
+            return out.clone() if shared.fits(out) else out, top, mean
+
+        out, top, mean = shared.here.get((*self.shared, index), observe)
+        if out is not self.targets:
+            self.targets.copy_(out)  # what is shared stays as it is
+        return self.targets, top, mean
+
+    def _pass_unquantized(self, module: nn.Module, index: int) -> Observed:
         assert self.fp is not None
         tokens = self.fp.shape[0] * self.fp.shape[1]
         top: dict[str, Tensor] = {}

@@ -12,6 +12,7 @@ without the data. Nothing here imports torch until tokens are asked for.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,17 @@ class WindowSource:
         """
         import torch
 
-        windows = self.corpus.token_windows
-        if windows is not None:
+        from quantexp.calibration import shared
+
+        def load() -> torch.Tensor:
+            windows = self.corpus.token_windows
+            if windows is None:
+                windows = self.corpus.windows(tokenizer, self.seq_len, self.count, self.seed)
             return torch.tensor(windows[: self.count], dtype=torch.long)
-        found = self.corpus.windows(tokenizer, self.seq_len, self.count, self.seed)
-        return torch.tensor(found, dtype=torch.long)
+
+        folder = getattr(tokenizer, "name_or_path", "")
+        key = json.dumps(self.inputs, sort_keys=True), folder
+        return shared.here.get(key, load) if folder else load()
 
 
 def find(config: DataConfig) -> WindowSource:

@@ -5,11 +5,15 @@ that the block where two methods part is visible. Errors of earlier blocks are i
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantexp.calibration import shared
 from quantexp.calibration.blocks import run
+from quantexp.calibration.sampling import token_hash
 from quantexp.host import give_back
 from quantexp.models.load import StreamedModel
 
@@ -32,12 +36,16 @@ def block_errors(
         progress: Told the number of finished blocks.
     """
     kwargs = model.block_kwargs(windows.shape[1], model.compute)
+    key = ("block errors", *model.identity, token_hash(windows), model.compute)
     exact = quantized = model.embed(windows, model.compute)
     found = []
     for index in range(model.blocks):
         progress(index)
         give_back()
-        exact = run(model.block(index, model.compute), exact, kwargs[index], model.device)
+        exact = shared.here.get(
+            (*key, index),
+            partial(_exact, model, index, exact, kwargs[index]),
+        )
         quantized = run(block(index), quantized, kwargs[index], model.device)
         noise = (exact.float() - quantized.float()).square().mean()
         signal = exact.float().square().mean()
@@ -45,3 +53,7 @@ def block_errors(
         found.append({"block": index, "mse": float(noise), "sqnr_db": float(sqnr)})
     progress(model.blocks)
     return found
+
+
+def _exact(model: StreamedModel, index: int, x: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    return run(model.block(index, model.compute), x, kwargs, model.device)

@@ -78,6 +78,11 @@ class StreamedModel:
         return torch.float32 if half_on_cpu else self.stored
 
     @property
+    def identity(self) -> tuple[str, torch.dtype, torch.device]:
+        """All that decides the weights: models of equal identity compute the same."""
+        return self.source.content_hash, self.stored, self.device
+
+    @property
     def blocks(self) -> int:
         """Number of decoder blocks."""
         return self.source.blocks
