@@ -60,7 +60,7 @@ def awq(shape: Shape, windows: int, length: int, grid: int) -> float:
     That is all of attention, all of the MLP, and down; o has no candidates under grouped queries.
     """
     tokens = windows * length
-    attention = 2 * tokens * (shape.attention_weights + shape.hidden**2)
+    attention: float = 2 * tokens * (shape.attention_weights + shape.hidden**2)
     attention += _attention(shape, windows, length)
     down = 2 * tokens * shape.hidden * shape.intermediate
     if shape.heads == shape.kv_heads:

@@ -55,7 +55,8 @@ class Judge:
 
     @torch.no_grad()
     def _logits(self, model: Any) -> Tensor:
-        return torch.cat([model(part).logits for part in self._windows.split(8)])
+        parts = torch.split(self._windows, 8)
+        return torch.cat([model(part).logits for part in parts])
 
     def _perplexity(self, logits: Tensor) -> float:
         nll = cross_entropy(logits[:, :-1].transpose(1, 2), self._windows[:, 1:])
@@ -65,4 +66,5 @@ class Judge:
 def _by_token(x: Tensor, bits: int) -> Tensor:
     top = 2 ** (bits - 1) - 1
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-8) / top
-    return (x / scale).round().clamp(-top - 1, top) * scale
+    rounded: Tensor = (x / scale).round().clamp(-top - 1, top) * scale
+    return rounded

@@ -54,7 +54,7 @@ def dense(job: Job, subject: Any, made: QuantizedCheckpoint) -> dict[str, Tensor
         saved = made.saved_block(index)
         assert saved is not None
         quant = rebuild(model, saved[0], index, config, torch.float32)
-        own = {f"{path}.weight": linear.weight for path, linear in quant.linears.items()}
+        own = {f"{path}.weight": linear.weight.data for path, linear in quant.linears.items()}
         own |= {k: v for k, v in saved[0].items() if k in model.empty_block(index).state_dict()}
         prefix = f"{model.source.architecture.layers}.{index}."
         found.update({prefix + name: tensor for name, tensor in own.items()})
