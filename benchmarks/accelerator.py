@@ -33,7 +33,7 @@ from quantexp.models.load import StreamedModel
 
 LAYERS = 32
 LLAMA_3_8B, TINY = Shape(4096, 14336, 32, 8), Shape(64, 128, 4, 2)
-GIB = 2**30
+LEARNED = ("flatquant", "omniquant")
 # Dense bf16 products, TFLOP/s, of the makers' data sheets; the first name that fits counts.
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165}
 
@@ -42,19 +42,24 @@ class Case(NamedTuple):
     """A method, its configuration, and what is to be reached for all 32 blocks."""
 
     overrides: tuple[str, ...]
-    goals: tuple[tuple[float, float | None], ...]  # (minutes, GB or None): one of them is reached
+    goal: tuple[float, float | None] | None = None  # minutes, and GB where they are limited
     paper: str = ""
 
 
 CASES = {
     "flatquant": Case(
         ("method=flatquant", "bits=w4a4kv4", "method.precision=bf16"),
-        ((10, 27), (54, 12)),
+        (10, 27),
         "0.9 h, 27 GB",
     ),
-    "gptq": Case(("method=gptq", "bits=w4a16g128"), ((3, None),)),
-    "awq": Case(("method=awq", "bits=w4a16g128"), ((3, None),)),
-    "omniquant": Case(("method=omniquant", "bits=w4a4"), ()),
+    "flatquant-host": Case(
+        ("method=flatquant", "bits=w4a4kv4", "method.precision=bf16", "activations=host"),
+        (54, 12),
+        "0.9 h, 27 GB",
+    ),
+    "gptq": Case(("method=gptq", "bits=w4a16g128"), (3, None)),
+    "awq": Case(("method=awq", "bits=w4a16g128"), (3, None)),
+    "omniquant": Case(("method=omniquant", "bits=w4a4")),
 }
 
 
@@ -146,7 +151,7 @@ def _config(
     if args.tiny and "bits=w4a16g128" in given:
         given.append("bits.weight.group_size=32")
     epochs = epochs or args.epochs
-    if epochs and method in ("flatquant", "omniquant"):
+    if epochs and method.startswith(LEARNED):
         given.append(f"method.epochs={epochs}")
     return configuration(*given, *args.overrides)
 
@@ -155,7 +160,7 @@ def _operations(
     method: str, config: ExperimentConfig, shape: Shape, args: argparse.Namespace
 ) -> float:
     options, data = config.method.options, (shape, args.windows, args.length)
-    if method == "flatquant":
+    if config.method.name == "flatquant":
         return flops.flatquant(*data, options.epochs, options.batch_size)
     if method == "omniquant":
         return flops.learned(*data, options.epochs)
@@ -177,18 +182,19 @@ def _profile(config: ExperimentConfig, windows: int, length: int, file: Path) ->
 def _print(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
     print(f"\n{device_name()}, torch {torch.__version__}; {args.windows} windows of {args.length}")
     print(f"tokens; {LAYERS} blocks from {args.blocks} that were measured; 1 GB = 10⁹ bytes\n")
-    print(f"{'method':12}{'s/block':>10}{'min, all':>10}{'GB':>8}{'TFLOP/s':>9}", end="")
+    print(f"{'method':16}{'s/block':>10}{'min, all':>10}{'GB':>8}{'TFLOP/s':>9}", end="")
     print(f"{'of peak':>9}  goals, paper")
     for row in rows:
         case, minutes = CASES[row["method"]], row["seconds_all"] / 60
         size, share = row["peak_memory_bytes"] / 1e9, row["share_of_peak"]
         goals = []
-        for limit, memory in case.goals:
+        if case.goal is not None:
+            limit, memory = case.goal
             reached = minutes <= limit and (memory is None or size <= memory)
             text = f"<= {limit:g} min" + (f" within {memory:g} GB" if memory else "")
             goals.append(text + ("" if args.tiny else ": reached" if reached else ": missed"))
         goals += [f"paper {case.paper}"] if case.paper else []
-        print(f"{row['method']:12}{row['seconds'][-1]:10.2f}{minutes:10.2f}{size:8.2f}", end="")
+        print(f"{row['method']:16}{row['seconds'][-1]:10.2f}{minutes:10.2f}{size:8.2f}", end="")
         print(f"{row['flops_per_second'] / 1e12:9.3f}", end="")
         print(f"{share:9.1%}  " if share else f"{'?':>9}  ", end="")
         print("; ".join(goals))

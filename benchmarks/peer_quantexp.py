@@ -55,7 +55,7 @@ def dense(job: Job, subject: Any, made: QuantizedCheckpoint) -> dict[str, Tensor
         assert saved is not None
         quant = rebuild(model, saved[0], index, config, torch.float32)
         own = {f"{path}.weight": linear.weight.data for path, linear in quant.linears.items()}
-        own |= {k: v for k, v in saved[0].items() if k in model.empty_block(index).state_dict()}
+        own |= {k: v for k, v in saved[0].items() if k.endswith("norm.weight")}
         prefix = f"{model.source.architecture.layers}.{index}."
         found.update({prefix + name: tensor for name, tensor in own.items()})
     return found

@@ -25,7 +25,13 @@ def run(script: str, *arguments: str) -> str:
 def test_the_accelerators_benchmark_works_on_tiny_sizes(tmp_path: Path) -> None:
     run("accelerator.py", "--tiny", "--out", str(tmp_path))
     rows = json.loads((tmp_path / "accelerator.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["flatquant", "gptq", "awq", "omniquant"]
+    assert [row["method"] for row in rows] == [
+        "flatquant",
+        "flatquant-host",
+        "gptq",
+        "awq",
+        "omniquant",
+    ]
     for row in rows:
         assert len(row["seconds"]) == 2
         assert row["seconds_all"] > 0
