@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from quantexp.calibration import shared
 from quantexp.errors import ConfigError
 from quantexp.plugins import active, known
 
@@ -34,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test computed must not stand in for what this one breaks."""
+    monkeypatch.setattr(shared, "here", shared.Shared())
 
 
 @pytest.fixture

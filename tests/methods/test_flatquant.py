@@ -158,7 +158,9 @@ def test_o22_the_merged_block_computes_what_was_fitted(
     def untrained(block: CalibrationBlock, *_: Any, **__: Any) -> list[float]:
         block.quant.refresh()
         with torch.no_grad():
-            seen.append((block.inputs, block.forward(block.inputs), block.targets))
+            # streams are overwritten block by block
+            inputs, targets = block.inputs.clone(), block.targets.clone()
+            seen.append((inputs, block.forward(inputs), targets))
         return [0.0]
 
     monkeypatch.setattr(gradient, "fit_output", untrained)

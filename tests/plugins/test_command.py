@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lab import BASE, CODE, MINE, Write
 from quantexp import registry
 from quantexp.__main__ import main
 from quantexp.cluster import job
-from quantexp.config import ExperimentConfig, from_plain, to_plain
+from quantexp.config import ExperimentConfig, from_plain
 from quantexp.errors import ConfigError
 from quantexp.experiment.cell import Cell
 from quantexp.plugins import active, known
@@ -192,15 +193,18 @@ def test_a_job_gets_absolute_paths_and_refuses_code_that_was_edited_meanwhile(
     with active.active(["lab"]):
         cell = Cell(main_config("mine"))
         variables = job.environment([cell], cell.config.cluster)
+        part = job.part("both", [cell], [cell])
     assert variables[known.VARIABLE] == str(place)
     (place / "mine.py").write_text(CODE + "# edited\n")
     monkeypatch.chdir(place)
     code = (
-        "import json, sys; from quantexp.cluster import job\njob.run(*json.loads(sys.stdin.read()))"
+        "import json, sys; from quantexp.cluster import job\n"
+        "part, variables = json.loads(sys.stdin.read())\n"
+        "job.perform([job.Part(**part)], variables)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=json.dumps([[to_plain(cell.config)], variables]),
+        input=json.dumps([asdict(part), variables]),
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,
         text=True,
