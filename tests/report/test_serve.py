@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,15 @@ def test_it_starts_before_there_are_records_imports_no_torch_and_ends_with_ctrl_
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--outputs", str(outputs.root)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    started = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # a script that runs in the background hands down an ignored Ctrl-C
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    with started as process, closing(process):
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         port = next(int(m[1]) for line in lines if (m := re.search(r"127\.0\.0\.1:(\d+)/", line)))
@@ -177,6 +186,15 @@ def test_it_starts_before_there_are_records_imports_no_torch_and_ends_with_ctrl_
         rest = process.communicate(timeout=30)[0]
     assert process.returncode == 0
     assert "ended; as a file: python -m quantexp report" in rest
+
+
+@contextmanager
+def closing(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Ends a process that a failed assertion leaves."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 class _Later(Source):
