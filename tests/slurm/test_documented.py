@@ -3,6 +3,7 @@
 What differs is said once, in :data:`READ_AS`: a site's names and a paper's sweep become small ones.
 """
 
+import getpass
 import os
 import re
 import shlex
@@ -46,7 +47,8 @@ def folder(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
         f"description: small cells\ncommon: '{common}'\ngrids: ['{GRIDS}']\n"
     )
     yield tmp_path
-    subprocess.run(["scancel", "-u", "root"], capture_output=True, check=False)
+    subprocess.run(["scancel", "-u", getpass.getuser()], capture_output=True, check=False)
+    until(lambda: not slurm("squeue", "-h"), "empty queue")
 
 
 def test_the_guides_session_runs_line_by_line(folder: Path) -> None:
@@ -99,7 +101,7 @@ def test_the_guides_session_runs_line_by_line(folder: Path) -> None:
         if "retry" in line:
             assert run(watching).returncode == 0
             done = following.replace("CELL", "w4a4")
-            assert "calibrating on" in run(done).stdout
+            assert "activations of" in run(done).stdout
     assert "flatquant" in found.stdout.lower()  # the table
     commands = [line.split()[3] for line in ran]
     assert {"doctor", "prefetch", "logs", "cancel", "retry", "report"} <= set(commands)

@@ -76,7 +76,7 @@ def test_commands_from_another_shell(sweep: Sweep) -> None:
     running = next(state for state in states if "flatquant" in state["cell"])
     assert running["state"] == "running"
     assert "runs on qx" in running["slurm"]
-    assert "calibrating on 8 windows" in sweep.ask("logs", "flatquant")
+    assert "activations of 8 windows" in sweep.ask("logs", "flatquant")
     [listed] = json.loads(sweep.ask("logs", "flatquant", "--json"))
     assert Path(listed["log"]).is_file()
 
