@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _LIBRARIES = ("torch", "transformers", "lm-eval", "datasets", "accelerate", "numpy")
 
 
@@ -37,7 +39,16 @@ def write(path: Path, data: dict[str, Any]) -> None:
 
 def partial_path(path: Path) -> Path:
     """Where a file is written before it takes its place: no other process writes there."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    writer = f"{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    return path.with_name(f".{path.name}.{writer}.tmp")
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what processes of this host that are gone were writing below a folder."""
+    for path in folder.rglob(f".*.{platform.node()}.*.tmp"):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def write_signed(path: Path, data: dict[str, Any]) -> None:

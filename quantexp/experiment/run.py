@@ -65,6 +65,8 @@ def under_way() -> Status | None:
 @contextmanager
 def _attempt(cell: Cell, claim: Claim) -> Iterator[Status]:
     """An attempt whose end is written down, whatever it is."""
+    for folder in (cell.folder, cell.checkpoint):
+        record.remove_partials(folder)  # of an attempt that was killed: blocks are large
     status = Status(cell.folder, claim.check)
     _attempts.append(status)
     try:
