@@ -1,5 +1,18 @@
 """The docstring of a command's module as its ``--help`` prints it."""
 
+import argparse
+from typing import Any
+
+
+def parser(command: str, text: str | None, **more: Any) -> argparse.ArgumentParser:
+    """Of ``python -m quantexp COMMAND``, its module's docstring line by line as it stands."""
+    return argparse.ArgumentParser(
+        f"python -m quantexp {command}",
+        description=description(text),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **more,
+    )
+
 
 def description(text: str | None) -> str:
     """Without reST's marks, and without the command itself, which the usage line says."""

@@ -206,11 +206,13 @@ class _Loop:
             return
         self.kwargs = model.block_kwargs(windows.shape[1], FIT_DTYPE)
         names = footprint.streams(method, config)
+        shape = (*windows.shape, model.source.hidden)
+        dtype = activations.dtype(config, FIT_DTYPE)
         self.store = activations.choose(
             config.activations,
             len(names),
-            shape := (*windows.shape, model.source.hidden),
-            dtype := activations.dtype(config, FIT_DTYPE),
+            shape,
+            dtype,
             model.device,
             footprint.fitting(model.source, config, method, *windows.shape),
             checkpoint.folder,
@@ -260,7 +262,6 @@ class _Loop:
         for rung, below in zip(rungs, (*rungs[1:], None), strict=True):
             block = self._block(module, index, rung, observed)
             before = diagnostics.rounded_error(block) if observed is not None else None
-            block.micro_batch = self.micro_batch
             try:
                 report |= self.method.fit(block)
                 break
@@ -311,6 +312,7 @@ class _Loop:
             self.store,
             getattr(torch, autocast) if autocast else None,
         )
+        block.micro_batch = self.micro_batch
         if self.fp is not None and observed is not None:
             block.inputs = self.fp
             block.targets, block.channel_max, block.channel_mean = observed
@@ -322,17 +324,18 @@ class _Loop:
         """One pass of the unquantized block: outputs, and each linear's channel maxima, means."""
         assert self.targets is not None
 
-        def observe() -> Observed:
-            out, top, mean = self._pass_unquantized(module, index)
-            return out.clone() if shared.fits(out) else out, top, mean
-
-        out, top, mean = shared.here.get((*self.shared, index), observe)
+        out, top, mean = shared.here.get(
+            (*self.shared, index), lambda: self._pass_unquantized(module, index)
+        )
         if out is not self.targets:
-            self.targets.copy_(out)  # what is shared stays as it is
+            self.targets.copy_(out)
         return self.targets, top, mean
 
     def _pass_unquantized(self, module: nn.Module, index: int) -> Observed:
         assert self.fp is not None
+        assert self.targets is not None
+        # what may be shared stays as it is: not in the buffer that later blocks overwrite
+        place = None if shared.fits(self.targets) else self.targets
         tokens = self.fp.shape[0] * self.fp.shape[1]
         top: dict[str, Tensor] = {}
         mean: dict[str, Tensor] = {}
@@ -351,7 +354,7 @@ class _Loop:
             module.get_submodule(paths.module_of(path)).register_forward_pre_hook(note(path))
             for path in paths.linears
         ]
-        out = run(module, self.fp, self.kwargs[index], self.model.device, self.targets)
+        out = run(module, self.fp, self.kwargs[index], self.model.device, place)
         for hook in hooks:
             hook.remove()
         if not all(torch.isfinite(part).all() for part in _batches(out)):

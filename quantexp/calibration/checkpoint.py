@@ -54,13 +54,8 @@ class QuantizedCheckpoint:
         path = self._block(index)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = save(tensors)
-        partial = record.partial_path(path)
-        try:
+        with record.replacing(path) as partial:
             partial.write_bytes(content)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
         note = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "code": science(),

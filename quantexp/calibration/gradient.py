@@ -41,9 +41,8 @@ def fit_output(
     """Minimizes the mean squared error between the block's outputs and its targets.
 
     AdamW; the batch is part of the method and never changes by itself (where memory is short, it
-    is read in parts). The block's rung of the
-    numerical ladder decides on 16-bit products, on a factor of the learning rates, and whether
-    anything is trained at all.
+    is read in parts). The block's rung of the numerical ladder decides on 16-bit products, on a
+    factor of the learning rates, and whether anything is trained at all.
 
     Args:
         block: The block, its transforms and clips installed.

@@ -18,24 +18,19 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from quantexp import hints
+from quantexp import hints, usage
 from quantexp.errors import ConfigError
 from quantexp.experiment import outputs, record
 from quantexp.experiment.plan import Plan, without_executed
 from quantexp.plugins import active
 from quantexp.resources import own, show_launcher, users
-from quantexp.usage import description
 
 _HOW = ("cluster", "tracker", "keep")  # what is composed anew
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
-        "python -m quantexp retry",
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = usage.parser("retry", __doc__)
     made.add_argument("name", metavar="SWEEP")
     made.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="cluster.memory_gb=128 …")
     made.add_argument("--json", action="store_true", help="at the end, the cells' states")

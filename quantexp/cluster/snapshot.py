@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -109,7 +108,7 @@ def _hash(files: dict[str, Path]) -> str:
 
 
 def _write(files: dict[str, Path], target: Path, digest: str) -> None:
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    partial, package = record.partial_path(target), target / PACKAGE.name
     try:
         for name, path in files.items():
             place = partial / name
@@ -122,13 +121,11 @@ def _write(files: dict[str, Path], target: Path, digest: str) -> None:
             {**found, "hash": digest, "withheld": kinds, "time": record.now()},
         )
         if (target / "snapshot.json").exists():  # freed before: what it was is still there
-            (partial / PACKAGE.name).rename(target / PACKAGE.name)
+            (partial / PACKAGE.name).rename(package)
         else:
             partial.rename(target)
     except OSError:
-        if not (
-            target / PACKAGE.name
-        ).is_dir():  # else another process was faster, with the same content
+        if not package.is_dir():  # else another process was faster, with the same content
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

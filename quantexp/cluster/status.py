@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: There is no such sweep.
     """
     arguments = parser().parse_args(argv)
-    folders = outputs.cells(arguments.outputs, arguments.sweep or arguments.name)
+    sweep = arguments.sweep or arguments.name
+    folders = outputs.cells(arguments.outputs, sweep)
     if not folders and not arguments.json:
         print(f"no cells in {arguments.outputs.resolve()}; --outputs names another folder")
         return 0
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     for line in lines:
         if line.cause:
             print(f"{line.cell}: {line.cause}")
-    print(_next([line.state for line in lines], arguments.outputs, arguments.sweep))
+    print(_next([line.state for line in lines], arguments.outputs, sweep))
     return 0
 
 

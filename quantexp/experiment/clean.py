@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantexp import usage
 from quantexp.errors import ConfigError
 from quantexp.experiment import record, status
 from quantexp.experiment.claim import BusyError, Claim
 from quantexp.experiment.estimate import readable_size
 from quantexp.experiment.outputs import add_argument, cells
 from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
-from quantexp.usage import description
 from quantexp.waiting import track
 
 STATES = ("done", "failed", "unreferenced")
@@ -47,10 +47,9 @@ class Checkpoint:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
-        "python -m quantexp clean",
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    made = usage.parser(
+        "clean",
+        __doc__,
         epilog="Selectors combine: all that are given must hold. Checkpoints in use by a running "
         "job,\nand with --sweep those that cells of other sweeps share, are kept.",
     )

@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,12 +27,18 @@ def write(path: Path, data: dict[str, Any]) -> None:
     such numbers, and a broken run must stay visible.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, partial.open("w") as file:
+        json.dump(_finite(data), file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes its place at the end, and leaves nothing if it fails."""
     partial = partial_path(path)
     try:
-        with partial.open("w") as file:
-            json.dump(_finite(data), file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

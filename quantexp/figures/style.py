@@ -4,7 +4,6 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; markers and lin
 same in grey. Equal data give equal files: no dates, no random ids.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from quantexp.experiment import record
 from quantexp.figures import palette
 
 COLUMN, PAGE = 3.4, 7.0  # widths in inches: one column of a two-column paper, and both
@@ -165,7 +165,5 @@ def save(figure: Figure, path: Path) -> None:
     """Writes the figure in the format of the path's suffix; a reader never sees a part of it."""
     form = path.suffix.removeprefix(".")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with look():
+    with look(), record.replacing(path) as partial:
         figure.savefig(partial, format=form, metadata=_METADATA[form])
-    partial.replace(path)

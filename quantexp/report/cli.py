@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from quantexp.errors import ConfigError
@@ -118,14 +117,11 @@ def _next(arguments: argparse.Namespace) -> str:
 
 def _save(path: Path, text: str) -> None:
     """Writes the report; a reader sees the old file or the new one, never a part."""
-    partial = record.partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with record.replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise ConfigError(
             f"--to {path}: {error.strerror}: name a file that can be written"
         ) from error

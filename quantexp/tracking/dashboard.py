@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quantexp import usage
 from quantexp.errors import ConfigError
 from quantexp.experiment.outputs import add_argument
 from quantexp.report.averages import with_averages
 from quantexp.report.collect import collect
 from quantexp.tracking.content import results
-from quantexp.usage import description
 
 _BLOCKS = {
     "block/mse": "Mean squared error of the block's output",
@@ -28,11 +28,7 @@ _COLUMNS = ("label", "bits", "protocol", "seed", "data_seed")
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
-        "python -m quantexp dashboard",
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = usage.parser("dashboard", __doc__)
     made.add_argument("sweep", nargs="?", help="only results of this sweep (default: all)")
     add_argument(made)
     made.add_argument("--project", default="quantexp", help="W&B project (default: quantexp)")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from quantexp import usage
 from quantexp.config import TrackerConfig
 from quantexp.errors import ConfigError, unknown
 from quantexp.experiment import record
@@ -19,7 +20,6 @@ from quantexp.tracking.content import content
 from quantexp.tracking.mirror import OFFLINE, ONLINE, UPLOAD_SECONDS, Make, show
 from quantexp.tracking.process import TrackerError
 from quantexp.tracking.sweep_content import checkpoint_content, sweep_content
-from quantexp.usage import description
 from quantexp.waiting import track
 
 UPLOAD = "upload"
@@ -27,11 +27,7 @@ UPLOAD = "upload"
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
-        "python -m quantexp sync",
-        description=description(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = usage.parser("sync", __doc__)
     made.add_argument("sweep", nargs="?", help="only this sweep (default: everything)")
     add_argument(made)
     made.add_argument("--project", help="another W&B project than the cells name")
