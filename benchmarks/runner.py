@@ -29,6 +29,14 @@ BITS = "bits=w4a4,w4a8,w4a16,w3a16,w2a16,w8a8,w6a6,kv4,kv2,w4a4kv4"
 IMPORTS = "import submitit, quantexp.cluster.job, quantexp.experiment.calibrate, "
 IMPORTS += "quantexp.experiment.evaluate, transformers.models.llama.modeling_llama, transformers"
 IMPORTS += "; transformers.PreTrainedTokenizerFast"
+# a cell without a runner
+ALONE = """{imports}
+import json, pathlib, torch, quantexp.experiment.run
+torch.set_num_threads(1)
+config = json.loads(pathlib.Path("{cell}").read_text())["config"]
+config["paths"]["outputs"] = "{outputs}"
+assert quantexp.experiment.run.run_cell(config)
+"""
 # Answers of a SLURM on which everything works, for what must not depend on a cluster's mood.
 FAKE = """#!/bin/sh
 case "$(basename "$0") $1 $2" in
@@ -113,20 +121,16 @@ def read(folder: Path, cells: int) -> Iterator[tuple[str, float, float | None]]:
 
 
 def overhead(folder: Path) -> Iterator[tuple[str, float, float | None]]:
-    """What a job of one cell takes beyond interpreter, imports and the work that records say."""
+    """What a job of one cell takes beyond a process that only imports and does its cell."""
     empty = min(alone(IMPORTS) for _ in range(3))
     yield "interpreter and imports of a job", empty, None
     grid = ("method.alpha=0.3,0.4,0.5,0.6", "bits=w4a4", "cluster=local", "cluster.max_jobs=1")
     first = timed(folder, *grid, "-m")
     again = timed(folder, *grid, "-m")
-    work, count = 0.0, 0
-    for path in (folder / "o").glob("calibrations/*/report.json"):
-        work += json.loads(path.read_text())["seconds"]
-    for path in (folder / "o").glob("cells/*/evaluations/*.json"):
-        work += json.loads(path.read_text())["seconds"]
-        count += 1
-    yield "own work of a cell", work / count, None
-    yield f"overhead per cell ({count} jobs of one)", (first - again - work) / count - empty, 1
+    cells = sorted((folder / "o").glob("cells/*/cell.json"))
+    bare = sum(alone(ALONE.format(imports=IMPORTS, cell=c, outputs=folder / "p")) for c in cells)
+    yield "own work of a cell", bare / len(cells) - empty, None
+    yield f"overhead per cell ({len(cells)} jobs of one)", (first - again - bare) / len(cells), 1
 
 
 def notice(folder: Path, slurm: bool) -> Iterator[tuple[str, float, float | None]]:

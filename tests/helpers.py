@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from quantexp import registry
-from quantexp.calibration.blocks import calibrate_blocks, rebuild, run
+from quantexp.calibration.blocks import calibrate_blocks, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
+from quantexp.calibration.passes import run
 from quantexp.config import ExperimentConfig, TensorQuantization, from_plain
 from quantexp.models.load import StreamedModel
 from quantexp.models.source import find

@@ -18,8 +18,8 @@ from helpers import (
 )
 from torch import Tensor
 
-from quantexp.calibration import blocks
-from quantexp.calibration.blocks import run
+from quantexp.calibration.passes import run
+from quantexp.calibration.weights import WeightRounding
 from quantexp.config import ExperimentConfig
 from quantexp.errors import ConfigError
 from quantexp.quantization.block import QuantBlock
@@ -87,4 +87,4 @@ def unrounded(path: Path, method: str, **options: Any) -> ExperimentConfig:
 def transparent(monkeypatch: pytest.MonkeyPatch) -> None:
     """All quantizers have, in effect, 16 bits; methods install their transforms all the same."""
     monkeypatch.setattr(Quantizer, "forward", lambda self, x: x)
-    monkeypatch.setattr(blocks._Loop, "_round", lambda *_: {})
+    monkeypatch.setattr(WeightRounding, "round", lambda _: {})

@@ -120,6 +120,11 @@ def choose(
     return Store(place, device, folder)
 
 
+def sparing(setting: str) -> str:
+    """The setting for a device whose memory was too short."""
+    return "host" if setting == "auto" else setting
+
+
 def dtype(config: ExperimentConfig, fit: torch.dtype) -> torch.dtype:
     """Of the streams of a calibration: that of its fits, or 16 bits where it is asked for."""
     return fit if config.activation_dtype == "float32" else torch.bfloat16

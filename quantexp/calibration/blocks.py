@@ -9,7 +9,8 @@ numbers from its own seed, it ends bit-identical to an unbroken run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 
 from quantexp.calibration import activations, diagnostics, footprint, shared
 from quantexp.calibration.activations import Store
-from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
-from quantexp.calibration.ladder import Rung, split
+from quantexp.calibration.checkpoint import QuantizedCheckpoint, quantized_bits
+from quantexp.calibration.footprint import TOKENS
+from quantexp.calibration.ladder import Rung, short, split
 from quantexp.calibration.ladder import rungs as ladder_rungs
+from quantexp.calibration.passes import batches, hidden_states, observe, once_more, run
 from quantexp.calibration.sampling import token_hash
+from quantexp.calibration.weights import WeightRounding
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError, NumericalError
 from quantexp.host import give_back
@@ -28,9 +32,7 @@ from quantexp.measure import Meter, highest
 from quantexp.methods.base import Method, check_transforms
 from quantexp.models.load import StreamedModel
 from quantexp.quantization.block import QuantBlock
-from quantexp.quantization.rounding import Hessian, gptq, rtn
 
-TOKENS_PER_BATCH = 8192  # tokens that one forward pass without gradients takes at once
 FIT_DTYPE = torch.float32  # of parameters, statistics and factorizations
 
 Progress = Callable[[str, int, int, float | None], None]
@@ -68,8 +70,9 @@ class CalibrationBlock:
         rung: Rung,
         store: Store,
         autocast: torch.dtype | None = None,
+        tokens: int = TOKENS,
     ) -> None:
-        self._store = store
+        self._store, self._tokens = store, tokens
         self.index = index
         self.quant = quant
         self.kwargs = kwargs
@@ -92,49 +95,17 @@ class CalibrationBlock:
     def unquantized(self, x: Tensor) -> Tensor:
         """Outputs of the unquantized block for all of ``x`` (B, T, C); call before installing."""
         with self.quant.bypass():
-            return run(self.quant.module, x, self.kwargs, self.device, self._store.like(x))
+            out = self._store.like(x)
+            return run(self.quant.module, x, self.kwargs, self.device, out, self._tokens)
+
+    def batches(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Views of (B, T, C), as many windows each as one pass without gradients takes."""
+        return batches(x, self._tokens)
 
     def products(self) -> torch.autocast:
         """Context of the fit's forward passes: 16-bit matrix products where the rung has them."""
         on = self.autocast is not None and self.rung.autocast
         return torch.autocast(self.device.type, self.autocast, enabled=on)
-
-
-@torch.no_grad()
-def run(
-    module: nn.Module,
-    x: Tensor,
-    kwargs: dict[str, Any],
-    device: torch.device,
-    out: Tensor | None = None,
-) -> Tensor:
-    """A block on all windows (B, T, C) in batches.
-
-    Args:
-        module: The block.
-        x: Its inputs, wherever they lie.
-        kwargs: Its keyword arguments.
-        device: Where it runs.
-        out: Where outputs go; ``x`` itself, for a stream that nobody reads any more, is allowed.
-            ``None``: beside ``x``.
-    """
-    dtype = next(module.parameters()).dtype
-    out = torch.empty_like(x) if out is None else out
-    for part, place in zip(_batches(x), _batches(out), strict=True):
-        place.copy_(hidden_states(module(part.to(device, dtype), **kwargs)))
-    return out
-
-
-def _batches(x: Tensor) -> tuple[Tensor, ...]:
-    """Views of (B, T, C), as many windows each as one pass without gradients takes."""
-    batches: tuple[Tensor, ...] = x.split(max(1, TOKENS_PER_BATCH // x.shape[1]))
-    return batches
-
-
-def hidden_states(out: Any) -> Tensor:
-    """What a block returns, alone or first of several."""
-    found: Tensor = out[0] if isinstance(out, tuple) else out
-    return found
 
 
 def calibrate_blocks(
@@ -160,12 +131,18 @@ def calibrate_blocks(
     """
     check_transforms(method, config, model.source)
     architecture = _described(model, method)
-    loop = _Loop(model, method, config, windows, checkpoint, progress)
-    reports = [loop.step(index) for index in range(model.blocks)]
+
+    def steps(tokens: int) -> tuple[list[dict[str, Any]], int]:
+        loop = _Loop(model, method, config, windows, checkpoint, progress, tokens)
+        return [loop.step(index) for index in range(model.blocks)], loop.bits
+
+    # what an earlier run found out about the device's memory holds for all blocks
+    tokens = min((r.get("pass_tokens", TOKENS) for r in checkpoint.reports()), default=TOKENS)
+    reports, bits = once_more(steps, tokens)
     return {
         "architecture": architecture,
         "blocks": reports,
-        "effective_bits": loop.bits / loop.weights,
+        "effective_bits": bits / (model.blocks * model.source.shape.block_weights),
         "seconds": round(sum(r["seconds"] for r in reports), 3),
         **highest(reports),
     }
@@ -191,10 +168,12 @@ class _Loop:
         windows: Tensor | None,
         checkpoint: QuantizedCheckpoint,
         progress: Progress,
+        tokens: int,
     ) -> None:
         self.model, self.method, self.config = model, method, config
         self.checkpoint, self.progress = checkpoint, progress
-        self.bits = self.weights = 0
+        self.tokens = tokens
+        self.bits = 0
         self.micro_batch: int | None = None  # once a block needed it, the next ones do
         self.fp: Tensor | None = None
         self.targets: Tensor | None = None  # fp of the next block, while this one is fitted
@@ -209,7 +188,7 @@ class _Loop:
         shape = (*windows.shape, model.source.hidden)
         dtype = activations.dtype(config, FIT_DTYPE)
         self.store = activations.choose(
-            config.activations,
+            activations.sparing(config.activations) if tokens < TOKENS else config.activations,
             len(names),
             shape,
             dtype,
@@ -218,7 +197,7 @@ class _Loop:
             checkpoint.folder,
         )
         first = model.embed(windows, FIT_DTYPE, self.store.empty(shape, dtype))
-        self.shared = (*model.identity, token_hash(windows), FIT_DTYPE, dtype)
+        self.shared = (*model.identity, token_hash(windows), FIT_DTYPE, dtype, tokens)
         if "fp" in names:
             self.fp, self.targets = first, self.store.like(first)
         if "quantized" in names:
@@ -239,15 +218,14 @@ class _Loop:
             self.micro_batch = saved[1].get("micro_batch", self.micro_batch)
             if self.fp is not None:
                 block = self.model.block(index, FIT_DTYPE)
-                run(block, self.fp, self.kwargs[index], device, self.fp)
+                run(block, self.fp, self.kwargs[index], device, self.fp, self.tokens)
                 del block
         tensors, report = saved
-        quant = rebuild(self.model, tensors, index, self.config, FIT_DTYPE)
-        if self.quantized is not None:
-            run(quant.module, self.quantized, self.kwargs[index], device, self.quantized)
-        sizes = {path: linear.weight.numel() for path, linear in quant.linears.items()}
-        bits, weights = effective_bits(tensors, sizes)
-        self.bits, self.weights = self.bits + bits, self.weights + weights
+        if self.quantized is not None and index + 1 < total:
+            module = rebuild(self.model, tensors, index, self.config, FIT_DTYPE).module
+            stream = self.quantized
+            run(module, stream, self.kwargs[index], device, stream, self.tokens)
+        self.bits += quantized_bits(tensors, self.model.source.architecture.linears)
         self.progress("calibrate", index + 1, total, None)
         return report
 
@@ -281,10 +259,15 @@ class _Loop:
         if self.config.bits.static:
             self._observe_ranges(quant, index)
         if self.config.bits.weight.active:
-            report |= self._round(quant, index)
+            report |= WeightRounding(
+                quant, index, self.config, self.model.stored, partial(self._watch, quant, index)
+            ).round()
             ladder += report.pop("ladder", [])
         if observed is not None:
             report["error"] = {"rounded": before, "method": diagnostics.error(block)}
+        if self.tokens < TOKENS:
+            report["pass_tokens"] = self.tokens
+            ladder.append(short(self.tokens))
         if ladder:
             report["ladder"] = ladder
         report |= meter.read()
@@ -311,6 +294,7 @@ class _Loop:
             rung,
             self.store,
             getattr(torch, autocast) if autocast else None,
+            self.tokens,
         )
         block.micro_batch = self.micro_batch
         if self.fp is not None and observed is not None:
@@ -354,10 +338,10 @@ class _Loop:
             module.get_submodule(paths.module_of(path)).register_forward_pre_hook(note(path))
             for path in paths.linears
         ]
-        out = run(module, self.fp, self.kwargs[index], self.model.device, place)
+        out = run(module, self.fp, self.kwargs[index], self.model.device, place, self.tokens)
         for hook in hooks:
             hook.remove()
-        if not all(torch.isfinite(part).all() for part in _batches(out)):
+        if not all(torch.isfinite(part).all() for part in batches(out)):
             raise CalibrationError(
                 f"block {index}: the unquantized model's own outputs are not finite "
                 f"(largest input {self.fp.abs().max():.3g}): check the checkpoint"
@@ -370,7 +354,7 @@ class _Loop:
         static = [q for _, q in quant.quantizers() if q.active and not q.spec.dynamic]
         for quantizer in static:
             quantizer.observing = True
-        self._pass(quant, index)
+        self._watch(quant, index, {})
         for quantizer in static:
             quantizer.observing = False
         unseen = [name for name, q in quant.quantizers() if q in static and q.low is None]
@@ -381,93 +365,14 @@ class _Loop:
                 "bits.activation.dynamic=true"
             )
 
-    @torch.no_grad()
-    def _pass(self, quant: QuantBlock, index: int) -> None:
+    def _watch(
+        self, quant: QuantBlock, index: int, observers: Mapping[str, Callable[[Tensor], None]]
+    ) -> None:
         """The quantized stream through the block, for those who watch; outputs are not kept."""
         assert self.quantized is not None
-        for part in _batches(self.quantized):
-            quant.module(part.to(self.model.device, FIT_DTYPE), **self.kwargs[index])
-
-    def _round(self, quant: QuantBlock, index: int) -> dict[str, Any]:
-        """Rounds all weights of the merged block; GPTQ reports damping, dead columns, loss."""
-        spec, stored = self.config.bits.weight, self.model.stored
-        for path, linear in quant.linears.items():
-            if not torch.isfinite(linear.weight).all():
-                raise CalibrationError(
-                    f"block {index}, {path}: the merged weight is not finite: the transform "
-                    "overflowed; use model.dtype=float32, or other options of the method"
-                )
-        if self.config.rounding == "rtn":
-            for linear in quant.linears.values():
-                factors = linear.range_factors()
-                linear.set_integers(rtn(linear.weight.data, spec, stored, factors))
-            return {}
-        assert self.quantized is not None
-        options = self.config.gptq
-        groups = self.model.source.architecture.sequential
-        reports: dict[str, Any] = {}
-        ladder: list[dict[str, str]] = []
-        everything = (self.model.source.architecture.linears,)
-        experts = self._experts
-        for group in groups if options.true_sequential else everything:
-            hessians = {}
-            for path in group:
-                linear = quant.linears[path]
-                columns = linear.weight.shape[1]
-                hessians[path] = Hessian(columns, self.model.device, FIT_DTYPE)
-                linear.observer = hessians[path].add
-            self._pass(quant, index)
-            unseen = self._unseen(hessians, index)
-            for path in group:
-                linear = quant.linears[path]
-                linear.observer = None
-                if path in unseen:
-                    factors = linear.range_factors()
-                    linear.set_integers(rtn(linear.weight.data, spec, stored, factors))
-                    reports[path] = {"tokens": 0, "rounding": "rtn"}
-                    continue
-                try:
-                    rounded, note = gptq(
-                        linear.weight.data, hessians[path].matrix, spec, options, stored,
-                        linear.range_factors(),
-                    )  # fmt: skip
-                except CalibrationError as error:
-                    raise CalibrationError(f"block {index}, {path}: {error}") from error
-                linear.set_integers(rounded)
-                if note.damping != options.damping:
-                    cause = f"{path}: not positive definite at gptq.damping={options.damping:g}"
-                    ladder.append({"step": f"damping {note.damping:g}", "cause": cause})
-                reports[path] = {
-                    "damping": note.damping,
-                    "dead_columns": note.dead_columns,
-                    "loss": note.loss,
-                }
-                if path in experts:
-                    reports[path]["tokens"] = hessians[path].sequences
-        return {"gptq": reports, "ladder": ladder}
-
-    @property
-    def _experts(self) -> frozenset[str]:
-        """Linears of the experts of a mixture."""
-        experts = self.model.source.architecture.experts
-        return frozenset(() if experts is None else experts.linears("gate", "up", "down"))
-
-    def _unseen(self, hessians: dict[str, Hessian], index: int) -> set[str]:
-        """Linears of experts that no token reached; what becomes of them is an option."""
-        found = {path for path in self._experts & hessians.keys() if not hessians[path].sequences}
-        if found and self.config.gptq.unseen_experts == "error":
-            raise CalibrationError(
-                f"block {index}: no calibration token reached {len(found)} linears of experts "
-                f"(first: {min(found)}): use more windows (data.num_samples), or round them to "
-                "nearest with gptq.unseen_experts=rtn"
-            )
-        if found:
-            print(
-                f"block {index}: {len(found)} linears of experts that no calibration token "
-                "reached are rounded to nearest (gptq.unseen_experts=rtn)",
-                flush=True,
-            )
-        return found
+        observe(
+            quant, observers, self.quantized, self.kwargs[index], self.model.device, self.tokens
+        )
 
 
 def rebuild(

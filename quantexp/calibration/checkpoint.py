@@ -12,6 +12,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ class QuantizedCheckpoint:
             return None
         return load(content), note["report"]
 
+    def reports(self) -> Iterator[dict[str, Any]]:
+        """Reports of the blocks that are stored, while not all are."""
+        for path in sorted((self.folder / "blocks").glob("*.json")):
+            if note := record.read(path):
+                yield note["report"]
+
     def consolidate(self, blocks: int, manifest: dict[str, Any], report: dict[str, Any]) -> None:
         """Joins the block files into few, writes report and manifest, removes the block files."""
         target = self.folder / "checkpoint"
@@ -144,12 +151,12 @@ class QuantizedCheckpoint:
         return self.folder / "blocks" / f"{index:05d}.safetensors"
 
 
-def effective_bits(tensors: dict[str, Tensor], linears: dict[str, int]) -> tuple[int, int]:
-    """Bits that a block's quantized weights take, and the number of these weights.
+def quantized_bits(tensors: Mapping[str, Tensor], linears: Collection[str]) -> int:
+    """Bits that a block's quantized weights take.
 
     Args:
         tensors: The block's tensors as stored.
-        linears: Number of weights of each quantized linear, by path.
+        linears: Paths of its quantized linears.
 
     Packed integers, scales, zero points and online transforms count; norms and biases do not.
     """
@@ -159,7 +166,7 @@ def effective_bits(tensors: dict[str, Tensor], linears: dict[str, int]) -> tuple
         if name.startswith("online.")
         or (name.rpartition(".")[0] in linears and not name.endswith(".bias"))
     ]
-    return sum(8 * t.numel() * t.element_size() for t in counted), sum(linears.values())
+    return sum(8 * t.numel() * t.element_size() for t in counted)
 
 
 def _sha256(path: Path) -> str:

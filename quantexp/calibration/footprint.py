@@ -11,7 +11,7 @@ from quantexp.config import ExperimentConfig
 from quantexp.methods.base import Method
 from quantexp.models.source import ModelSource
 
-TOKENS = 8192  # per pass without gradients (calibration/blocks.py); importing it imports torch
+TOKENS = 8192  # that one pass without gradients takes at once (calibration/passes.py)
 LOGITS = 1 << 29  # bytes of float32 logits held at once (evaluation/perplexity.py)
 FLOAT = 4  # bytes; fits run in float32
 _INTEGERS = 2  # bytes per weight until they are packed

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_SPLIT = "micro-batches of"
+_SPLIT, _SHORT = "micro-batches of", "passes of"
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,15 @@ def split(windows: int) -> dict[str, str]:
     return {"step": f"{_SPLIT} {windows}", "cause": "out of GPU memory"}
 
 
+def short(tokens: int) -> dict[str, str]:
+    """The entry of a block whose passes took fewer tokens at once (``calibration/passes.py``)."""
+    return {"step": f"{_SHORT} {tokens} tokens", "cause": "out of GPU memory"}
+
+
 def kind(fallbacks: str) -> str:
     """What fallbacks, as tables tell them, are due to."""
-    short = all(part.startswith(_SPLIT) for part in fallbacks.split(", "))
-    return "memory" if short else "numerical"
+    memory = all(part.startswith((_SPLIT, _SHORT)) for part in fallbacks.split(", "))
+    return "memory" if memory else "numerical"
 
 
 def summary(blocks: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from quantexp.calibration import shared
-from quantexp.calibration.blocks import run
+from quantexp.calibration.footprint import TOKENS
+from quantexp.calibration.passes import run
 from quantexp.calibration.sampling import token_hash
 from quantexp.host import give_back
 from quantexp.models.load import StreamedModel
@@ -24,6 +25,7 @@ def block_errors(
     block: Callable[[int], nn.Module],
     windows: Tensor,
     progress: Callable[[int], None],
+    tokens: int = TOKENS,
 ) -> list[dict[str, float]]:
     """``mse`` and ``sqnr_db`` of each block's output.
 
@@ -34,9 +36,10 @@ def block_errors(
         block: Quantized block by index, in ``model.compute``.
         windows: Token ids (B, T).
         progress: Told the number of finished blocks.
+        tokens: That pass through a block at once.
     """
     kwargs = model.block_kwargs(windows.shape[1], model.compute)
-    key = ("block errors", *model.identity, token_hash(windows), model.compute)
+    key = ("block errors", *model.identity, token_hash(windows), model.compute, tokens)
     exact = quantized = model.embed(windows, model.compute)
     found = []
     for index in range(model.blocks):
@@ -44,9 +47,9 @@ def block_errors(
         give_back()
         exact = shared.here.get(
             (*key, index),
-            partial(_exact, model, index, exact, kwargs[index]),
+            partial(_exact, model, index, exact, kwargs[index], tokens),
         )
-        quantized = run(block(index), quantized, kwargs[index], model.device)
+        quantized = run(block(index), quantized, kwargs[index], model.device, tokens=tokens)
         noise = (exact.float() - quantized.float()).square().mean()
         signal = exact.float().square().mean()
         sqnr = 10 * torch.log10(signal / noise)
@@ -55,5 +58,7 @@ def block_errors(
     return found
 
 
-def _exact(model: StreamedModel, index: int, x: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    return run(model.block(index, model.compute), x, kwargs, model.device)
+def _exact(
+    model: StreamedModel, index: int, x: Tensor, kwargs: dict[str, Any], tokens: int
+) -> Tensor:
+    return run(model.block(index, model.compute), x, kwargs, model.device, tokens=tokens)

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from quantexp.calibration.activations import Store
-from quantexp.calibration.blocks import run
+from quantexp.calibration.footprint import LOGITS, TOKENS
+from quantexp.calibration.passes import run
 from quantexp.host import give_back
 from quantexp.models.load import StreamedModel
-
-_LOGIT_BYTES = 1 << 29  # bytes of float32 logits that are held at once
 
 
 @torch.no_grad()
@@ -28,6 +27,7 @@ def window_nll(
     windows: Tensor,
     progress: Callable[[int], None],
     store: Store | None = None,
+    tokens: int = TOKENS,
 ) -> list[float]:
     """Negative log-likelihood of each window, in nats, summed over its T-1 predictions.
 
@@ -37,6 +37,7 @@ def window_nll(
         windows: Token ids (B, T).
         progress: Told the number of finished blocks.
         store: Where hidden states lie between blocks; ``None``: in host memory.
+        tokens: That pass through a block at once.
     """
     kwargs = model.block_kwargs(windows.shape[1], model.compute)
     store = store or Store("host", model.device)
@@ -45,15 +46,15 @@ def window_nll(
     for index in range(model.blocks):
         progress(index)
         give_back()
-        run(block(index), hidden, kwargs[index], model.device, hidden)
+        run(block(index), hidden, kwargs[index], model.device, hidden, tokens)
     give_back()
     head = model.head(model.compute)
     vocabulary = int(model.source.config["vocab_size"])
-    size = max(1, _LOGIT_BYTES // (4 * vocabulary * windows.shape[1]))
+    size = max(1, LOGITS // (4 * vocabulary * windows.shape[1]))
     found: list[float] = []
-    for part, tokens in zip(hidden.split(size), windows.split(size), strict=True):
+    for part, ids in zip(hidden.split(size), windows.split(size), strict=True):
         logits = head(part.to(model.device))[:, :-1].float()
-        labels = tokens[:, 1:].to(model.device)
+        labels = ids[:, 1:].to(model.device)
         nll = cross_entropy(logits.transpose(1, 2), labels, reduction="none")
         found += nll.double().sum(1).tolist()
     progress(model.blocks)

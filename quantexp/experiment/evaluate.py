@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from quantexp.calibration import activations, data, footprint, ladder
 from quantexp.calibration.blocks import Progress, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
+from quantexp.calibration.footprint import TOKENS
+from quantexp.calibration.passes import once_more
 from quantexp.calibration.sampling import token_hash
 from quantexp.evaluation.block_error import block_errors
 from quantexp.evaluation.perplexity import details, perplexity, window_nll
@@ -76,13 +78,22 @@ def evaluate(
         found = _zeroshot(evaluation, subject, progress)
     elif evaluation.set is not None:
         windows = data.find_set(evaluation.set).load(tokenizer)
-        nll = window_nll(model, block, windows, report, _store(cell, model, windows))
+        nll, at_once = once_more(
+            lambda tokens: (
+                window_nll(
+                    model, block, windows, report, _store(cell, model, windows, tokens), tokens
+                ),
+                tokens,
+            )
+        )
         value = perplexity(nll, windows.shape[1] - 1)
         found = {"metric": "ppl", "value": value, "details": details(windows, nll, tokenizer)}
-        found["details"]["token_hash"] = token_hash(windows)
+        found["details"] |= {"token_hash": token_hash(windows), **_said(at_once)}
     else:
         windows = cell.windows.load(tokenizer)[: evaluation.inputs["count"]]
-        errors = block_errors(model, block, windows, report)
+        errors, at_once = once_more(
+            lambda tokens: (block_errors(model, block, windows, report, tokens), tokens)
+        )
         found = {
             "metric": "sqnr_db",
             "value": errors[-1]["sqnr_db"],
@@ -90,6 +101,7 @@ def evaluate(
                 "windows": len(windows),
                 "blocks": errors,
                 "token_hash": token_hash(windows),
+                **_said(at_once),
             },
         }
     measured = {
@@ -132,14 +144,19 @@ def store(
     )
 
 
-def _store(cell: Cell, model: StreamedModel, windows: Tensor) -> activations.Store:
+def _said(tokens: int) -> dict[str, int]:
+    """For the details of a record: how many tokens passed at once, where memory was short."""
+    return {"pass_tokens": tokens} if tokens < TOKENS else {}
+
+
+def _store(cell: Cell, model: StreamedModel, windows: Tensor, tokens: int) -> activations.Store:
     """Where perplexity keeps its hidden states."""
     (count, length), width = windows.shape, model.compute.itemsize
     work = footprint.evaluating(model.source, count, length, width)
     shape, dtype = (count, length, model.source.hidden), model.compute
-    return activations.choose(
-        cell.config.activations, 1, shape, dtype, model.device, work, cell.folder
-    )
+    setting = cell.config.activations
+    setting = activations.sparing(setting) if tokens < TOKENS else setting
+    return activations.choose(setting, 1, shape, dtype, model.device, work, cell.folder)
 
 
 def _fallbacks(cell: Cell) -> dict[str, Any]:

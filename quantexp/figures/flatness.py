@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from quantexp.calibration import data
-from quantexp.calibration.blocks import FIT_DTYPE, rebuild, run
+from quantexp.calibration.blocks import FIT_DTYPE, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
+from quantexp.calibration.passes import run
 from quantexp.calibration.sampling import token_hash
 from quantexp.config import ExperimentConfig
 from quantexp.experiment import record

@@ -266,21 +266,20 @@ def _pass(block: CalibrationBlock, searches: list[_ScaleSearch]) -> dict[str, Te
     """
     import torch
 
-    from quantexp.calibration.blocks import TOKENS_PER_BATCH
-
     B, T, _ = block.inputs.shape
     stride = max(1, B * T // CLIP_TOKENS)
     kept: dict[str, list[Tensor]] = {}
-    size = max(1, TOKENS_PER_BATCH // T)
+    tokens = 0
     with torch.no_grad():
-        for start in range(0, B, size):
+        for part in block.batches(block.inputs):
             with _noted(block.quant, searches) as seen:
-                block.forward(block.inputs[start : start + size])
+                block.forward(part)
             for name, x in seen.items():
-                first = -start * T % stride  # the tokens are counted through all batches
+                first = -tokens % stride  # the tokens are counted through all batches
                 kept.setdefault(name, []).append(x.flatten(0, -2)[first::stride])
             for search in searches:
                 search.try_all()
+            tokens += len(part) * T
     return {name: torch.cat(parts) for name, parts in kept.items()}
 
 

@@ -99,13 +99,10 @@ def _errors(
     """Mean squared error of the quantized block's output for each α, over all windows."""
     import torch
 
-    from quantexp.calibration.blocks import TOKENS_PER_BATCH
-
     block.quant.start_fitting()
-    size = max(1, TOKENS_PER_BATCH // block.inputs.shape[1])
     total = torch.zeros(len(tried), dtype=torch.float64, device=block.device)
     with torch.no_grad():
-        for x, y in zip(block.inputs.split(size), block.targets.split(size), strict=True):
+        for x, y in zip(block.batches(block.inputs), block.batches(block.targets), strict=True):
             exact = y.to(block.device)
             for i, scales in enumerate(tried.values()):
                 _set(installed, scales)

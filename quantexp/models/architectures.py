@@ -165,6 +165,14 @@ class Architecture:
         """All quantized linears of a block, in order."""
         return tuple(path for group in self.sequential for path in group)
 
+    def input_of(self, path: str) -> str:
+        """A name of what a linear reads, the same for all linears that read the same."""
+        for site in self.sites:
+            if path in site.linears:
+                return site.name
+        owner, _, part = path.rpartition(".")
+        return owner if part in ("gate", "up") else path  # of an expert
+
     def module_of(self, path: str) -> str:
         """Path of the model's own linear that holds the linear ``path``."""
         return next((fused.path for fused in self.fused if path in fused.linears), path)

@@ -1,5 +1,6 @@
 """Rounding: how merged weights become integers. RTN, and GPTQ (arXiv 2210.17323, algorithm 1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,7 @@ def rtn(
 
 @dataclass(frozen=True)
 class GPTQReport:
-    """What GPTQ met: damping that it needed, and columns no token ever touched."""
+    """What GPTQ met: damping that it needed, columns no token ever touched, the error it left."""
 
     damping: float
     dead_columns: int
@@ -76,22 +77,23 @@ class GPTQReport:
 
 @torch.no_grad()
 def gptq(
-    weight: Tensor,
+    weights: Sequence[Tensor],
     hessian: Tensor,
     spec: TensorQuantization,
     options: GPTQConfig,
     stored: torch.dtype,
-    factors: Factors | None = None,
-) -> tuple[IntegerWeight, GPTQReport]:
+    factors: Sequence[Factors | None] = (),
+) -> list[tuple[IntegerWeight, GPTQReport]]:
     """Rounds column by column and spreads each error over the columns that are left.
 
     Args:
-        weight: (O, C) merged weight.
+        weights: (O, C) each, merged, of linears that read the same inputs. They are rounded as one
+            matrix; with one scale per tensor it can only be one.
         hessian: (C, C), (2/N)·Σxxᵀ of the inputs; any positive factor gives the same result.
         spec: Bits, scheme, granularity.
         options: Damping, block size, act order, static groups.
         stored: Dtype of the scales in the checkpoint.
-        factors: Of the range of each group, where a method has learned them.
+        factors: Of the range of each group of each weight, where a method has learned them.
 
     Raises:
         CalibrationError: The Hessian is not finite, or not positive definite at any damping.
@@ -101,7 +103,11 @@ def gptq(
             "the Hessian of GPTQ is not finite: the inputs overflowed; use model.dtype=bfloat16 "
             "or float32"
         )
-    W, H = weight.to(hessian.dtype).clone(), hessian.clone()
+    W, H = torch.cat([w.to(hessian.dtype) for w in weights]), hessian.clone()
+    learned = [f for f in factors if f is not None]
+    ends = None
+    if learned:
+        ends = torch.cat([f[0] for f in learned]), torch.cat([f[1] for f in learned])
     dead = H.diagonal() == 0
     H.diagonal()[dead] = 1
     W[:, dead] = 0
@@ -111,7 +117,7 @@ def gptq(
     zero = torch.empty(rows, C // size, dtype=W.dtype, device=W.device)
     fixed = size == C or options.static_groups
     if fixed:
-        scale, zero = _parameters(_groups(W, spec), spec, stored, factors)
+        scale, zero = _parameters(_groups(W, spec), spec, stored, ends)
     order = H.diagonal().argsort(descending=True, stable=True) if options.act_order else None
     columns = torch.arange(C, device=W.device)
     if order is not None:
@@ -121,7 +127,7 @@ def gptq(
     groups = group_of.tolist()
     U, damping = _inverse_factor(H, options.damping)
     Q = torch.empty_like(W)
-    loss = torch.zeros((), dtype=W.dtype, device=W.device)
+    loss = torch.zeros(rows, dtype=W.dtype, device=W.device)
     for start in range(0, C, options.block_size):
         stop = min(start + options.block_size, C)
         errors = torch.empty_like(W[:, start:stop])
@@ -129,7 +135,7 @@ def gptq(
             group = groups[i]
             if not fixed and i % size == 0:
                 # scales of a group come from the columns as corrected so far
-                own = factors and (factors[0][:, group, None], factors[1][:, group, None])
+                own = ends and (ends[0][:, group, None], ends[1][:, group, None])
                 s, z = _parameters(_groups(W[:, i : i + size], spec), spec, stored, own)
                 scale[:, group], zero[:, group] = s[:, 0], z[:, 0]
             s, z = scale[:, group].to(W.dtype), zero[:, group]
@@ -138,14 +144,21 @@ def gptq(
             W[:, i:stop] -= error.unsqueeze(1) * U[i, i:stop]
             errors[:, i - start] = error
         W[:, stop:] -= errors @ U[start:stop, stop:]
-        loss += errors.square().sum() / 2
+        loss += errors.square().sum(1) / 2
     group_index = None
     if order is not None:
         back = order.argsort()
         Q = Q[:, back]
         group_index = None if fixed else group_of[back].int()
-    rounded = IntegerWeight(Q.to(torch.int16), scale, zero.to(torch.int16), spec, group_index)
-    return rounded, GPTQReport(damping, int(dead.sum()), float(loss))
+    heights = [len(w) for w in weights]
+    whole = (Q.to(torch.int16), scale, zero.to(torch.int16), loss)
+    found = []
+    for q, s, z, lost in zip(*(t.split(heights) for t in whole), strict=True):
+        # copies: a checkpoint's tensors must not share memory
+        index = None if group_index is None else group_index.clone()
+        rounded = IntegerWeight(q, s.clone(), z.clone(), spec, index)
+        found.append((rounded, GPTQReport(damping, int(dead.sum()), float(lost.sum()))))
+    return found
 
 
 class Hessian:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantexp.calibration import checkpoint as module
-from quantexp.calibration.checkpoint import QuantizedCheckpoint, effective_bits
+from quantexp.calibration.checkpoint import QuantizedCheckpoint, quantized_bits
 from quantexp.errors import DataError
 from quantexp.experiment import record
 
@@ -153,7 +153,7 @@ def test_effective_bits_count_integers_scales_and_online_matrices() -> None:
         "online.attention_input.left": torch.zeros(8, 8, dtype=torch.float16),
         "norm.weight": torch.zeros(64),
     }
-    assert effective_bits(block, {"q": 64 * 64}) == (64 * 64 * 4 + 64 * 16 + 64 * 16, 64 * 64)
+    assert quantized_bits(block, {"q"}) == 64 * 64 * 4 + 64 * 16 + 64 * 16
 
 
 def test_a_block_of_other_code_is_made_anew(

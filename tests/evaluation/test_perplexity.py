@@ -37,7 +37,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_streamed_perplexity_is_that_of_the_whole_model(
     path: Path, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LOGIT_BYTES", budget)  # all windows at once, or one by one
+    monkeypatch.setattr(module, "LOGITS", budget)  # all windows at once, or one by one
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(path).eval()(TOKENS).logits
     total = cross_entropy(logits[:, :-1].flatten(0, 1).double(), TOKENS[:, 1:].flatten())

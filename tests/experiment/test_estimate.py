@@ -6,8 +6,7 @@ import pytest
 from fakes import fake_model, finish
 from helpers import make_config
 
-from quantexp.calibration import blocks, checkpoint, footprint
-from quantexp.evaluation import perplexity
+from quantexp.calibration import checkpoint
 from quantexp.experiment import estimate, record
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.plan import Job, make
@@ -34,9 +33,7 @@ def cell(tmp_path: Path, **fields: object) -> Cell:
     return Cell(make_config(folder, **given))  # type: ignore[arg-type]
 
 
-def test_the_constants_are_those_of_the_code() -> None:
-    assert blocks.TOKENS_PER_BATCH == footprint.TOKENS
-    assert perplexity._LOGIT_BYTES == footprint.LOGITS
+def test_the_size_of_a_file_is_that_of_the_code() -> None:
     assert checkpoint._SHARD == estimate._SHARD
 
 

@@ -20,7 +20,8 @@ from helpers import (
 )
 from torch import Tensor
 
-from quantexp.calibration import blocks
+from quantexp.calibration.blocks import CalibrationBlock
+from quantexp.calibration.weights import WeightRounding
 from quantexp.errors import CalibrationError, ConfigError
 from quantexp.methods.awq import CLIPS, AWQOptions, best_clips, scales
 from quantexp.quantization.block import QuantBlock
@@ -86,7 +87,7 @@ def test_o13_scales_leave_the_model_as_it_was(
     path = tiny_llama(tmp_path / "m", num_key_value_heads=heads, attention_bias=True, mlp_bias=True)
     config = make_config(path, "awq", W3, options={"clipping": False, "gqa": "tie"})
     model = streamed(config)
-    monkeypatch.setattr(blocks._Loop, "_round", lambda *_: {})
+    monkeypatch.setattr(WeightRounding, "round", lambda _: {})
     checkpoint = calibrated(model, config, TOKENS, tmp_path / "c")
     saved = checkpoint.saved_block(0)
     assert saved is not None
@@ -188,7 +189,7 @@ def test_the_search_does_not_depend_on_how_windows_are_batched(
 ) -> None:
     monkeypatch.setattr("quantexp.methods.awq.CLIP_TOKENS", 10)
     whole = fitted(path, tmp_path / "whole")
-    monkeypatch.setattr(blocks, "TOKENS_PER_BATCH", 32)
+    monkeypatch.setattr(CalibrationBlock, "batches", lambda _, x: x.split(1))
     parts = fitted(path, tmp_path / "parts")
     for (_, one), (_, other) in zip(whole, parts, strict=True):
         for site, row in one["scales"].items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from quantexp.config import SCHEMES, GPTQConfig, TensorQuantization
 from quantexp.errors import CalibrationError
 from quantexp.quantization.quantizer import Quantizer
-from quantexp.quantization.rounding import Hessian, IntegerWeight, gptq, rtn
+from quantexp.quantization.rounding import GPTQReport, Hessian, IntegerWeight, gptq, rtn
 
 DEFAULT = GPTQConfig()
 
@@ -34,7 +34,18 @@ def nearest(w: Tensor, what: TensorQuantization) -> IntegerWeight:
 def compensated(
     w: Tensor, h: Tensor, what: TensorQuantization, options: GPTQConfig = DEFAULT
 ) -> IntegerWeight:
-    return gptq(w, h, what, options, w.dtype)[0]
+    return reported(w, h, what, options)[0]
+
+
+def reported(
+    w: Tensor,
+    h: Tensor,
+    what: TensorQuantization,
+    options: GPTQConfig = DEFAULT,
+    stored: torch.dtype | None = None,
+) -> tuple[IntegerWeight, GPTQReport]:
+    [found] = gptq([w], h, what, options, stored or w.dtype)
+    return found
 
 
 def error(w: Tensor, h: Tensor, rounded: IntegerWeight) -> float:
@@ -132,7 +143,7 @@ def test_o27_more_damping_is_nearer_to_rtn() -> None:
 
 def test_the_reported_loss_is_half_the_error_under_the_damped_hessian() -> None:
     w, h = problem()
-    rounded, report = gptq(w, h, spec(3), DEFAULT, w.dtype)
+    rounded, report = reported(w, h, spec(3))
     damped = h + 0.01 * h.diagonal().mean() * torch.eye(64, dtype=h.dtype)
     assert report.loss == pytest.approx(error(w, damped, rounded) / 2, rel=1e-8)
 
@@ -142,7 +153,7 @@ def test_o28_dead_columns_become_zero(scheme: str) -> None:
     w, h = problem()
     dead = [3, 40]
     h[dead], h[:, dead] = 0, 0
-    rounded, report = gptq(w, h, spec(4, scheme), DEFAULT, w.dtype)
+    rounded, report = reported(w, h, spec(4, scheme))
     assert (rounded.dequantize(w.dtype)[:, dead] == 0).all()
     assert report.dead_columns == 2
 
@@ -150,7 +161,7 @@ def test_o28_dead_columns_become_zero(scheme: str) -> None:
 def test_o29_fewer_tokens_than_columns_are_enough_thanks_to_damping() -> None:
     w, h = problem(tokens=9)
     for dtype in (torch.float64, torch.float32):
-        rounded, report = gptq(w.to(dtype), h.to(dtype), spec(4), DEFAULT, torch.float32)
+        rounded, report = reported(w.to(dtype), h.to(dtype), spec(4), DEFAULT, torch.float32)
         assert torch.isfinite(rounded.dequantize(dtype)).all()
         assert report.damping == DEFAULT.damping
 
@@ -160,7 +171,7 @@ def test_o29_damping_grows_where_it_must_and_says_so() -> None:
     h -= 0.05 * h.diagonal().mean() * torch.eye(64, dtype=h.dtype)  # slightly indefinite
     smallest = float(torch.linalg.eigvalsh(h)[0])
     assert smallest < -0.01 * float(h.diagonal().mean())
-    rounded, report = gptq(w, h, spec(4), DEFAULT, w.dtype)
+    rounded, report = reported(w, h, spec(4))
     assert report.damping == pytest.approx(0.1)
     assert torch.isfinite(rounded.dequantize(w.dtype)).all()
 
@@ -222,6 +233,24 @@ def test_the_weight_and_hessian_are_left_as_they_were() -> None:
     compensated(w, h, spec(4))
     assert torch.equal(w, before[0])
     assert torch.equal(h, before[1])
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_weights_rounded_together_are_those_rounded_alone(act_order: bool, learned: bool) -> None:
+    one, h = problem()
+    weights = [one, problem(seed=1)[0][:7], problem(seed=2)[0]]
+    what, options = spec(3, "asymmetric", group_size=16), replace(DEFAULT, act_order=act_order)
+    half = [torch.full((len(w), 4, 1), 0.5 + i / 10, dtype=w.dtype) for i, w in enumerate(weights)]
+    factors = [(f, f) if learned else None for f in half]
+    together = gptq(weights, h, what, options, one.dtype, factors)
+    for w, own, (found, report) in zip(weights, factors, together, strict=True):
+        [(alone, said)] = gptq([w], h, what, options, w.dtype, [own])
+        assert torch.equal(found.integers, alone.integers)
+        assert torch.equal(found.zero, alone.zero)
+        torch.testing.assert_close(found.scale, alone.scale, rtol=1e-12, atol=0)
+        assert report.loss == pytest.approx(said.loss, rel=1e-9)
+        assert (found.group_index is None) == (alone.group_index is None)
 
 
 @pytest.mark.parametrize("batches", [(8,), (1, 3, 4), (1,) * 8])
