@@ -105,7 +105,7 @@ def test_integers_use_the_learned_range(scheme: str, where: dict[str, Any]) -> N
     torch.testing.assert_close(rounded.dequantize(w.dtype), quantizer(w), rtol=1e-12, atol=1e-12)
     assert not torch.equal(rounded.scale, rtn(w, what, w.dtype).scale)
     # with nothing to compensate GPTQ rounds alike, its groups' scales taken one after the other
-    other, _ = gptq(w, torch.eye(64).double(), what, GPTQConfig(), w.dtype, clip.factors())
+    [(other, _)] = gptq([w], torch.eye(64).double(), what, GPTQConfig(), w.dtype, [clip.factors()])
     assert torch.equal(other.integers, rounded.integers)
     assert torch.equal(other.scale, rounded.scale)
     assert torch.equal(other.zero, rounded.zero)
