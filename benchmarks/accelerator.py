@@ -39,11 +39,15 @@ PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "
 
 
 class Case(NamedTuple):
-    """A method, its configuration, and what is to be reached for all 32 blocks."""
+    """A method, its configuration, what is to be reached for all 32 blocks, and tokens of a window.
+
+    Without a length of its own it has that of the command line.
+    """
 
     overrides: tuple[str, ...]
     goal: tuple[float, float | None] | None = None  # minutes, and GB where they are limited
     paper: str = ""
+    length: int | None = None
 
 
 CASES = {
@@ -57,8 +61,9 @@ CASES = {
         (54, 12),
         "0.9 h, 27 GB",
     ),
-    "gptq": Case(("method=gptq", "bits=w4a16g128"), (3, None)),
-    "awq": Case(("method=awq", "bits=w4a16g128"), (3, None)),
+    "gptq": Case(("method=gptq", "bits=w4a16g128", "products=tf32"), (3, None)),
+    # its paper's windows have 512 tokens
+    "awq": Case(("method=awq", "bits=w4a16g128", "products=tf32"), (3, None), length=512),
     "omniquant": Case(("method=omniquant", "bits=w4a4")),
 }
 
@@ -105,15 +110,17 @@ def main() -> None:
 def measure(method: str, shape: Shape, path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One method: blocks in full, then a short profile of one."""
     config = _config(method, path, args)
-    seconds, peak = calibrate(config, args.windows, args.length)
+    length = min(args.length, CASES[method].length or args.length)
+    seconds, peak = calibrate(config, args.windows, length)
     later = seconds[1:] or seconds
     mean = sum(later) / len(later)
-    operations = _operations(method, config, shape, args)
+    operations = _operations(method, config, (shape, args.windows, length))
     short = _config(method, path, args, epochs=1)
-    _profile(short, min(args.windows, 8), args.length, args.out / f"profile-{method}.txt")
+    _profile(short, min(args.windows, 8), length, args.out / f"profile-{method}.txt")
     limit = args.peak or next((v for k, v in PEAKS.items() if k in device_name()), None)
     return {
         "method": method,
+        "length": length,
         "seconds": seconds,
         "seconds_all": seconds[0] + (LAYERS - 1) * mean,
         "peak_memory_bytes": peak,
@@ -156,10 +163,8 @@ def _config(
     return configuration(*given, *args.overrides)
 
 
-def _operations(
-    method: str, config: ExperimentConfig, shape: Shape, args: argparse.Namespace
-) -> float:
-    options, data = config.method.options, (shape, args.windows, args.length)
+def _operations(method: str, config: ExperimentConfig, data: tuple[Shape, int, int]) -> float:
+    options = config.method.options
     if config.method.name == "flatquant":
         return flops.flatquant(*data, options.epochs, options.batch_size)
     if method == "omniquant":
@@ -180,9 +185,9 @@ def _profile(config: ExperimentConfig, windows: int, length: int, file: Path) ->
 
 
 def _print(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
-    print(f"\n{device_name()}, torch {torch.__version__}; {args.windows} windows of {args.length}")
+    print(f"\n{device_name()}, torch {torch.__version__}; {args.windows} windows of length T")
     print(f"tokens; {LAYERS} blocks from {args.blocks} that were measured; 1 GB = 10⁹ bytes\n")
-    print(f"{'method':16}{'s/block':>10}{'min, all':>10}{'GB':>8}{'TFLOP/s':>9}", end="")
+    print(f"{'method':16}{'T':>6}{'s/block':>10}{'min, all':>10}{'GB':>8}{'TFLOP/s':>9}", end="")
     print(f"{'of peak':>9}  goals, paper")
     for row in rows:
         case, minutes = CASES[row["method"]], row["seconds_all"] / 60
@@ -194,7 +199,10 @@ def _print(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
             text = f"<= {limit:g} min" + (f" within {memory:g} GB" if memory else "")
             goals.append(text + ("" if args.tiny else ": reached" if reached else ": missed"))
         goals += [f"paper {case.paper}"] if case.paper else []
-        print(f"{row['method']:16}{row['seconds'][-1]:10.2f}{minutes:10.2f}{size:8.2f}", end="")
+        print(
+            f"{row['method']:16}{row['length']:6}{row['seconds'][-1]:10.2f}{minutes:10.2f}{size:8.2f}",
+            end="",
+        )
         print(f"{row['flops_per_second'] / 1e12:9.3f}", end="")
         print(f"{share:9.1%}  " if share else f"{'?':>9}  ", end="")
         print("; ".join(goals))

@@ -35,6 +35,7 @@ def check(config: ExperimentConfig) -> None:
         ("rounding", config.rounding),
         ("activations", config.activations),
         ("activation_dtype", config.activation_dtype),
+        ("products", config.products),
         ("keep", config.keep),
         ("tracker.mode", config.tracker.mode),
         ("model.source", config.model.source),

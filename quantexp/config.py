@@ -35,6 +35,7 @@ CHOICES = {
     "rounding": ("rtn", "gptq"),
     "activations": ("auto", "device", "host", "disk"),
     "activation_dtype": ("float32", "bfloat16"),
+    "products": ("float32", "tf32"),
     "keep": ("records", "checkpoint"),
     "tracker.mode": ("auto", "offline", "online", "disabled"),
     "model.source": ("demo", "local", "hf"),
@@ -305,6 +306,7 @@ class ExperimentConfig:
     seed: int = 0
     activations: str = "auto"  # where they lie between blocks; no number depends on it
     activation_dtype: str = "float32"  # of what lies there while calibrating
+    products: str = "float32"  # of matrices in passes without gradients, on an accelerator
     objective: str = "block_error"
     keep: str = "checkpoint"
     name: str | None = None

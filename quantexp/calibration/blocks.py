@@ -31,6 +31,7 @@ from quantexp.host import give_back
 from quantexp.measure import Meter, highest
 from quantexp.methods.base import Method, check_transforms
 from quantexp.models.load import StreamedModel
+from quantexp.precision import products
 from quantexp.quantization.block import QuantBlock
 
 FIT_DTYPE = torch.float32  # of parameters, statistics and factorizations
@@ -133,8 +134,9 @@ def calibrate_blocks(
     architecture = _described(model, method)
 
     def steps(tokens: int) -> tuple[list[dict[str, Any]], int]:
-        loop = _Loop(model, method, config, windows, checkpoint, progress, tokens)
-        return [loop.step(index) for index in range(model.blocks)], loop.bits
+        with products(config.products):
+            loop = _Loop(model, method, config, windows, checkpoint, progress, tokens)
+            return [loop.step(index) for index in range(model.blocks)], loop.bits
 
     # what an earlier run found out about the device's memory holds for all blocks
     tokens = min((r.get("pass_tokens", TOKENS) for r in checkpoint.reports()), default=TOKENS)

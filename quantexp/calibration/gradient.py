@@ -13,6 +13,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.functional import mse_loss
 
 from quantexp.errors import NumericalError
+from quantexp.precision import products
 
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
@@ -26,6 +27,7 @@ class ParameterGroup:
     lr: float
 
 
+@products("float32")
 def fit_output(
     block: CalibrationBlock,
     groups: Sequence[ParameterGroup],

@@ -113,8 +113,9 @@ class Cell:
             inputs["gptq"] = {"version": GPTQ_VERSION, **options}
         if self.needs_windows:
             inputs["data"] = self.windows.inputs
-            if config.activation_dtype != "float32":
-                inputs["activation_dtype"] = config.activation_dtype
+            for key in ("activation_dtype", "products"):
+                if (value := getattr(config, key)) != "float32":
+                    inputs[key] = value
             if method.uses_forward_bits or config.rounding == "gptq" or config.bits.static:
                 inputs["forward"] = config.bits.forward
         if method.seeded:

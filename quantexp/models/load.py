@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from quantexp.config import ModelConfig
 from quantexp.errors import DataError
+from quantexp.models.ahead import read_ahead
 from quantexp.models.source import ModelSource
 from quantexp.models.surroundings import Surroundings
 from quantexp.models.verify import check_detected
@@ -47,6 +48,8 @@ class StreamedModel:
         if self.device.type == "cuda":
             # a resumed calibration must end bit-identical; cuBLAS needs CUBLAS_WORKSPACE_CONFIG
             torch.use_deterministic_algorithms(True, warn_only=True)
+            # unless a calibration says otherwise, and whatever the environment says
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
         self._trust = config.trust_remote_code
         self._config = AutoConfig.from_pretrained(
             source.folder, trust_remote_code=self._trust, local_files_only=True
@@ -108,7 +111,14 @@ class StreamedModel:
         block = self._empty_block(index)
         prefix = f"{self.source.architecture.layers}.{index}."
         names = block.state_dict()
+        self._read_ahead(index + 1)
         return _fill(block, {name: self._read(prefix + name, dtype) for name in names})
+
+    def _read_ahead(self, index: int) -> None:
+        prefix = f"{self.source.architecture.layers}.{index}."
+        base = f"{self._meta.base_model_prefix}."
+        prefixes = (prefix, prefix.removeprefix(base))
+        read_ahead((name for name in self._files if name.startswith(prefixes)), self._files)
 
     def blank_block(self, index: int, dtype: torch.dtype) -> nn.Module:
         """Decoder block ``index`` on the device, its parameters to be filled by the caller."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantexp.config import GPTQConfig, TensorQuantization
 from quantexp.errors import CalibrationError
+from quantexp.precision import products
 from quantexp.quantization.clipping import grid_search
 from quantexp.quantization.quantizer import scale_and_zero, to_integers
 
@@ -76,6 +77,7 @@ class GPTQReport:
 
 
 @torch.no_grad()
+@products("float32")
 def gptq(
     weights: Sequence[Tensor],
     hessian: Tensor,
@@ -169,6 +171,7 @@ class Hessian:
         self.matrix = torch.zeros(columns, columns, device=device, dtype=wide)
         self.sequences = 0
 
+    @products("float32")
     def add(self, x: Tensor) -> None:
         """Adds the inputs (B, T, C) of B sequences."""
         count = x.shape[0]

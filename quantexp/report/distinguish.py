@@ -34,8 +34,9 @@ def options(row: Row) -> dict[str, str]:
     config = dict(row.config)
     for key in ("seed", "evaluation", "protocol"):
         config.pop(key, None)
-    if config.get("activation_dtype") == "float32":  # as before the key existed
-        del config["activation_dtype"]
+    for key in ("activation_dtype", "products"):
+        if config.get(key) == "float32":  # as before the key existed
+            del config[key]
     if row.label == "none":
         config = {"model": config.get("model")}
     if row.rounding != "gptq":
