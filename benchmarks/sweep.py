@@ -1,7 +1,7 @@
 """A sweep of 24 cells against 24 separate runs: CPU seconds after imports, at equal concurrency.
 
-``python benchmarks/sweep.py [--bits 6] [--json FILE]``: the demo model, four methods, six bit
-settings, one job at a time. Both sides do the same cells and end with equal records, which is
+``python benchmarks/sweep.py [--methods …] [--bits 6] [--json FILE]``: the demo model, four methods,
+six bit settings, one job at a time. Both sides do the same cells and end with equal records, which is
 checked. From the CPU seconds of all processes the imports are subtracted: those of one process that
 only imports, times the number of processes.
 """
@@ -28,16 +28,17 @@ CLIENT = "import hydra, omegaconf, rich.console, quantexp.application, quantexp.
 def main() -> None:
     """Measures, prints a table, and writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--bits", type=int, default=len(BITS), help="how many of them")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     bits = BITS[: arguments.bits]
     job, client, both = (imports(code) for code in (IMPORTS, CLIENT, f"{IMPORTS}; {CLIENT}"))
     with tempfile.TemporaryDirectory(prefix="quantexp-") as folder:
-        grid = (f"method={','.join(METHODS)}", f"bits={','.join(bits)}", "-m")
+        grid = (f"method={','.join(arguments.methods)}", f"bits={','.join(bits)}", "-m")
         together = Path(folder) / "together"
         sweep = work(together, [grid], job, client)
-        single = [(f"method={m}", f"bits={b}") for m, b in product(METHODS, bits)]
+        single = [(f"method={m}", f"bits={b}") for m, b in product(arguments.methods, bits)]
         apart = Path(folder) / "apart"
         # a single cell runs in the process of its command
         runs = work(apart, [*single, ("method=none", "bits=w16a16")], job, both)
