@@ -1,8 +1,8 @@
 """A sweep of 24 cells against 24 separate runs: CPU seconds after imports, at equal concurrency.
 
-``python benchmarks/sweep.py [--methods …] [--bits 6] [--json FILE]``: the demo model, four methods,
-six bit settings, one job at a time. Both sides do the same cells and end with equal records, which is
-checked. From the CPU seconds of all processes the imports are subtracted: those of one process that
+``python benchmarks/sweep.py [--methods …] [--bits 6] [--json FILE]``: the demo model, four methods
+and six bit settings unless told otherwise, one job at a time. Both sides do the same cells and end
+with equal records, which is checked. From the CPU seconds of all processes the imports are subtracted: those of one process that
 only imports, times the number of processes.
 """
 

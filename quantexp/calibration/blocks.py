@@ -199,7 +199,8 @@ class _Loop:
             checkpoint.folder,
         )
         first = model.embed(windows, FIT_DTYPE, self.store.empty(shape, dtype))
-        self.shared = (*model.identity, token_hash(windows), FIT_DTYPE, dtype, tokens)
+        decisive = (token_hash(windows), FIT_DTYPE, dtype, tokens, config.products)
+        self.shared = (*model.identity, *decisive)
         if "fp" in names:
             self.fp, self.targets = first, self.store.like(first)
         if "quantized" in names:
@@ -210,6 +211,7 @@ class _Loop:
     def step(self, index: int) -> dict[str, Any]:
         """Block ``index``: from disk if it is there, else fitted and stored."""
         total, device = self.model.blocks, self.model.device
+        read_on = index + 1 < total  # behind the last block nobody reads the streams
         self.progress("calibrate", index, total, None)
         give_back()
         saved = self.checkpoint.saved_block(index)
@@ -218,12 +220,12 @@ class _Loop:
             give_back()
         else:
             self.micro_batch = saved[1].get("micro_batch", self.micro_batch)
-            if self.fp is not None:
+            if self.fp is not None and read_on:
                 block = self.model.block(index, FIT_DTYPE)
                 run(block, self.fp, self.kwargs[index], device, self.fp, self.tokens)
                 del block
         tensors, report = saved
-        if self.quantized is not None and index + 1 < total:
+        if self.quantized is not None and read_on:
             module = rebuild(self.model, tensors, index, self.config, FIT_DTYPE).module
             stream = self.quantized
             run(module, stream, self.kwargs[index], device, stream, self.tokens)
