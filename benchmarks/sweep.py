@@ -2,8 +2,8 @@
 
 ``python benchmarks/sweep.py [--methods …] [--bits 6] [--json FILE]``: the demo model, four methods
 and six bit settings unless told otherwise, one job at a time. Both sides do the same cells and end
-with equal records, which is checked. From the CPU seconds of all processes the imports are subtracted: those of one process that
-only imports, times the number of processes.
+with equal records, which is checked. From the CPU seconds of all processes the imports are
+subtracted: those of one process that only imports, times the number of processes.
 """
 
 import argparse
