@@ -70,7 +70,12 @@ _EXPERTS = """
 
 Each expert is rounded by itself; the router keeps its precision. The report of a block has the
 calibration tokens of each expert. One that no token reached has no Hessian:
-`gptq.unseen_experts=rtn` rounds it to nearest and says so, `error` stops. {reason}
+`gptq.unseen_experts=rtn` rounds it to nearest and says so, `error` stops.
+
+What all experts read is one site: its statistics are of all tokens, scales and transforms are those
+of all gate and up projections together, and the router's weight undoes them. AWQ judges them by
+the output of the whole mixture and clips by all tokens, wherever they are sent. What an expert's
+down projection reads has neither scale nor transform, and AWQ does not clip that weight.
 """
 
 
@@ -83,8 +88,7 @@ def architectures() -> str:
     ]
     methods = [(name, *_methods(a)) for name, a in found.items()]
     names = ("model", "smoothquant", "awq", "flatquant", "omniquant")
-    reason = found["Mixtral (`mixtral`)"].refused
-    reasons = {a.refused: name for name, a in found.items() if a.refused and not a.experts}
+    reasons = {a.refused: name for name, a in found.items() if a.refused}
     return "\n".join(
         (
             _HEAD,
@@ -93,14 +97,16 @@ def architectures() -> str:
             _table(names, methods),
             "",
             *(f"{name}: {text}." for text, name in reasons.items()),
-            _EXPERTS.format(reason=f"Transforms are refused: {reason}."),
+            _EXPERTS,
         )
     )
 
 
 def _place(a: Architecture, name: str) -> str:
-    if a.refused and (a.experts is None or not a.has(name)):
+    if a.refused:
         return "none"
+    if name in a.unscaled and not a.has(name):
+        return f"none: {a.unscaled[name]}"
     if not a.has(name):
         return "as attention_input"
     site: Site = a.site(name)
@@ -120,7 +126,8 @@ def _methods(a: Architecture) -> tuple[str, ...]:
     if a.refused:
         return ("refused",) * 4
     lacking = ", ".join(f"`{name}`" for name in a.unscaled)
-    learned = ", ".join(f"`{s.name}`" for s in a.sites if s.unscaled or s.positive)
+    positive = [s.name for s in a.sites if s.positive]
+    learned = ", ".join(f"`{name}`" for name in (*a.unscaled, *positive))
     scales = a.query_key_norm or a.partial_rope
     return (
         "yes",

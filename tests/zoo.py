@@ -14,7 +14,7 @@ _GEMMA = {
 _MOE = {"num_experts_per_tok": 2, "intermediate_size": 48}
 
 # name → model_type, and what differs from tests/helpers.py
-DENSE: dict[str, tuple[str, dict[str, Any]]] = {
+TRANSFORMED: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("mistral", {"sliding_window": 8}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
@@ -38,19 +38,19 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
          "attention_multiplier": 0.2},
     ),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0]}),
-}  # fmt: skip
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "opt-post-norm": ("opt", {**_OPT, "do_layer_norm_before": False}),
     "mixtral": ("mixtral", {**_MOE, "num_local_experts": 4}),
     "qwen3-moe": (
         "qwen3_moe",
         {**_MOE, "num_experts": 4, "moe_intermediate_size": 48, "head_dim": 24},
     ),
+}  # fmt: skip
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "opt-post-norm": ("opt", {**_OPT, "do_layer_norm_before": False}),
 }
 
 
 def make(name: str, path: Path, **overrides: Any) -> Path:
     """Saves the model of a name; two blocks, hidden size 64."""
-    kind, settings = (DENSE | REFUSED)[name]
+    kind, settings = (TRANSFORMED | REFUSED)[name]
     sizes = {"intermediate_size": 96}
     return tiny_llama(path, kind, **sizes | settings | overrides)

@@ -328,20 +328,20 @@ class _Loop:
         top: dict[str, Tensor] = {}
         mean: dict[str, Tensor] = {}
 
-        def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
                 size = args[0].detach().abs().flatten(0, -2)
                 highest, share = size.amax(0), size.sum(0) / tokens
-                top[path] = torch.maximum(top[path], highest) if path in top else highest
-                mean[path] = mean[path] + share if path in mean else share
+                top[name] = torch.maximum(top[name], highest) if name in top else highest
+                mean[name] = mean[name] + share if name in mean else share
 
             return hook
 
         paths = self.model.source.architecture
-        hooks = [
-            module.get_submodule(paths.module_of(path)).register_forward_pre_hook(note(path))
-            for path in paths.linears
-        ]
+        hooks = []
+        for site in paths.sites:
+            reader = module.get_submodule(paths.module_of(site.linears[0]))
+            hooks.append(reader.register_forward_pre_hook(note(site.name)))
         out = run(module, self.fp, self.kwargs[index], self.model.device, place, self.tokens)
         for hook in hooks:
             hook.remove()
@@ -350,6 +350,8 @@ class _Loop:
                 f"block {index}: the unquantized model's own outputs are not finite "
                 f"(largest input {self.fp.abs().max():.3g}): check the checkpoint"
             )
+        read = {path: site.name for site in paths.sites for path in site.linears}
+        top, mean = ({path: x[name] for path, name in read.items()} for x in (top, mean))
         return out, top, mean
 
     def _observe_ranges(self, quant: QuantBlock, index: int) -> None:

@@ -43,7 +43,6 @@ class WeightRounding:
         self._quant, self._index, self._stored = quant, index, stored
         self._spec, self._options = config.bits.weight, config.gptq
         self._rounding, self._observe = config.rounding, observe
-        self._experts = quant.architecture.experts
 
     def round(self) -> dict[str, Any]:
         """Rounds all weights.
@@ -118,7 +117,7 @@ class WeightRounding:
                     "dead_columns": note.dead_columns,
                     "loss": note.loss,
                 }
-                if self._of_expert(path):
+                if self._quant.architecture.of_expert(path):
                     reports[path]["tokens"] = hessian.sequences
         return reports
 
@@ -135,9 +134,6 @@ class WeightRounding:
             key = path if own else self._quant.architecture.input_of(path)
             found.setdefault(key, []).append(path)
         return list(found.values())
-
-    def _of_expert(self, path: str) -> bool:
-        return self._experts is not None and path.startswith(f"{self._experts.path}.")
 
     def _check_seen(self, unseen: Sequence[str]) -> None:
         """Says what becomes of linears of experts that no token reached; that is an option."""

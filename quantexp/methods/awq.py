@@ -289,12 +289,16 @@ def _noted(quant: QuantBlock, searches: list[_ScaleSearch]) -> Iterator[dict[str
     seen: dict[str, Tensor] = {}
     hooks = [s.inspected.register_forward_hook(s.note, with_kwargs=True) for s in searches]
     for site in quant.architecture.sites:
-        quant.linears[site.linears[0]].observer = partial(seen.__setitem__, site.name)
+        reader = quant.module.get_submodule(quant.architecture.module_of(site.linears[0]))
+        hooks.append(reader.register_forward_pre_hook(partial(_keep, seen, site.name)))
     yield seen
     for hook in hooks:
         hook.remove()
-    for site in quant.architecture.sites:
-        quant.linears[site.linears[0]].observer = None
+
+
+def _keep(seen: dict[str, Tensor], name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """A forward hook: notes a module's input."""
+    seen[name] = args[0]
 
 
 def _clipped(quant: QuantBlock) -> Iterator[tuple[str, str]]:

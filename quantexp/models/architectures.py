@@ -36,6 +36,8 @@ class Site:
         unscaled: Why no scale can be absorbed before the site; empty where one can.
         inspected: Module whose output shows what the site's linears do together (AWQ); ``None``:
             the first linear itself.
+        followers: Paths of layers that read the tensor as well and are not quantized (the router
+            of a mixture): their weights undo the transform.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Site:
     positive: bool = False
     unscaled: str = ""
     inspected: str | None = None
+    followers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,20 +170,31 @@ class Architecture:
 
     def input_of(self, path: str) -> str:
         """A name of what a linear reads, the same for all linears that read the same."""
-        for site in self.sites:
-            if path in site.linears:
-                return site.name
-        owner, _, part = path.rpartition(".")
-        return owner if part in ("gate", "up") else path  # of an expert
+        if self.of_expert(path):  # each expert reads the tokens that are sent to it
+            owner, _, part = path.rpartition(".")
+            return path if part == "down" else owner
+        return next((site.name for site in self.sites if path in site.linears), path)
+
+    def of_expert(self, path: str) -> bool:
+        """Whether a linear is an expert's."""
+        return self.experts is not None and path.startswith(f"{self.experts.path}.")
 
     def module_of(self, path: str) -> str:
-        """Path of the model's own linear that holds the linear ``path``."""
+        """Path of the model's own module that is given the input of the linear ``path``.
+
+        Of experts that is the whole mixture, for what gate and up read before tokens are sent.
+        """
+        if self.experts is not None and self.of_expert(path):
+            return self.experts.parent
         return next((fused.path for fused in self.fused if path in fused.linears), path)
 
     @property
     def unscaled(self) -> dict[str, str]:
         """Sites before which no scale can be absorbed, with the reason."""
-        return {site.name: site.unscaled for site in self.sites if site.unscaled}
+        found = {site.name: site.unscaled for site in self.sites if site.unscaled}
+        if self.experts is not None:
+            found["mlp_output"] = "inside an expert nothing is scaled or transformed"
+        return found
 
 
 @dataclass(frozen=True)

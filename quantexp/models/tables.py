@@ -157,15 +157,16 @@ def _qwen3_moe(config: Config, shape: Shape) -> Architecture:
 
 
 def _mixture(experts: Experts) -> Architecture:
+    read = experts.linears("gate", "up")
+    mixture = Site(
+        "mlp_input", read, norm="post_attention_layernorm", inspected=experts.parent,
+        followers=(f"{experts.parent}.gate",),
+    )  # fmt: skip
     return replace(
         LLAMA,
-        sites=LLAMA.sites[:2],
-        sequential=(*LLAMA.sequential[:2], experts.linears("gate", "up"), experts.linears("down")),
+        sites=(*LLAMA.sites[:2], mixture),
+        sequential=(*LLAMA.sequential[:2], read, experts.linears("down")),
         experts=experts,
-        refused=(
-            "it is a mixture of experts: the norm before them feeds the router as well, and each "
-            "expert would need statistics of its own tokens, which is not done here"
-        ),
     )
 
 

@@ -14,6 +14,7 @@ from quantexp.models.architectures import Architecture
 from quantexp.quantization.attention import IMPLEMENTATION, AttentionQuantizers, intercept
 from quantexp.quantization.clipping import LearnedRange
 from quantexp.quantization.factors import refresh_all
+from quantexp.quantization.follower import Follower
 from quantexp.quantization.fused import FusedLinear, QuantExperts
 from quantexp.quantization.linear import QuantLinear, Siblings
 from quantexp.quantization.quantizer import Quantizer
@@ -60,6 +61,7 @@ class QuantBlock:
         self.bits = bits
         self.linears: dict[str, QuantLinear] = {}
         self.transforms: dict[str, Transform] = {}
+        self._followers: list[Follower] = []
         for fused in architecture.fused:
             whole = module.get_submodule(fused.path)
             assert isinstance(whole, nn.Linear), fused.path
@@ -99,6 +101,9 @@ class QuantBlock:
             self.linears[path].fitting = True  # else the weight would not undo the transform
             if site.norm is None:
                 self.linears[path].online = transform
+        for path in site.followers:
+            layer = self.module.get_submodule(path)
+            self._followers.append(Follower(path, layer, transform))
         if site.norm is not None:
             norm = self.module.get_submodule(site.norm)
             _set(self.module, site.norm, self._transformed(norm, transform))
@@ -171,13 +176,15 @@ class QuantBlock:
             transform.freeze(stored)
         for linear in self.linears.values():
             linear.merge()
+        for follower in self._followers:
+            follower.merge()
         for name, transform in self.transforms.items():
             self._absorb(name, transform)
             self._set_online(name, self._into_bias(name, transform.online()))
         for linear in self.linears.values():
             linear.finish()
         self.attention.merge(stored)
-        self.transforms = {}
+        self.transforms, self._followers = {}, []
 
     def state(self, stored: torch.dtype) -> dict[str, Tensor]:
         """All tensors of the merged block, floating-point ones in ``stored``."""

@@ -11,12 +11,14 @@ from helpers import (
     METHODS,
     calibrated,
     deviation,
+    hidden,
     logits,
     make_config,
     plain_blocks,
     quick,
     relative,
     silent,
+    spy,
     stored_blocks,
     streamed,
     windows,
@@ -24,27 +26,29 @@ from helpers import (
 from preserved import follow, transparent, unrounded
 from transformers import AutoModelForCausalLM
 
+from quantexp.calibration.blocks import CalibrationBlock
 from quantexp.errors import CalibrationError, ConfigError, DataError
 from quantexp.experiment.cell import Cell
 from quantexp.experiment.preflight import problems
+from quantexp.methods.smoothquant import SmoothQuant
 from quantexp.models.assemble import assemble
 from quantexp.models.source import find
 from quantexp.quantization.block import QuantBlock
 
-ALL = zoo.DENSE | zoo.REFUSED
+ALL = zoo.TRANSFORMED | zoo.REFUSED
 TOKENS = windows()
 MOVING = [m for m in METHODS if m != "rtn"]
 # one of each kind by default; all of them with -m slow
 QUICK = {
-    "omniquant": ["qwen3", "gemma2", "phi3", "opt", "falcon-40b"],
-    "flatquant": ["gemma3", "phi3", "opt", "falcon-7b"],
-    "awq": ["gemma2", "phi3", "opt", "falcon-7b"],
-    "smoothquant": ["gemma2", "opt", "falcon-rw"],
+    "omniquant": ["qwen3", "gemma2", "phi3", "opt", "falcon-40b", "mixtral"],
+    "flatquant": ["gemma3", "phi3", "opt", "falcon-7b", "qwen3-moe"],
+    "awq": ["gemma2", "phi3", "opt", "falcon-7b", "mixtral"],
+    "smoothquant": ["gemma2", "opt", "falcon-rw", "qwen3-moe"],
 }
 PAIRS = [
     pytest.param(name, method, marks=() if name in QUICK.get(method, ()) else pytest.mark.slow)
     for method in MOVING
-    for name in zoo.DENSE
+    for name in zoo.TRANSFORMED
 ]
 
 
@@ -372,3 +376,39 @@ def test_a_configuration_without_its_sizes_is_refused_by_the_key(tmp_path: Path)
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="'phi3' has no 'intermediate_size'"):
         find(make_config(path).model)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
+@pytest.mark.parametrize("method", ["awq", "smoothquant", "omniquant", "flatquant"])
+def test_transforms_of_a_mixture_lower_its_error(
+    name: str, method: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    more = {"epochs": 15} if method in ("omniquant", "flatquant") else {}
+    chosen = quick(method, **more, **options(folders[name], method))
+    bits = (3, 16, 16, 16) if method == "awq" else (4, 4, 16, 16)
+    config = make_config(folders[name], method, bits, options=chosen)
+    for report in calibrated(streamed(config), config, TOKENS, tmp_path).reports():
+        assert report["error"]["method"] < report["error"]["rounded"]
+
+
+def test_statistics_of_what_experts_read_are_of_all_tokens(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(folders["mixtral"], "smoothquant", (4, 4, 16, 16))
+    seen: list[CalibrationBlock] = []
+    spy(SmoothQuant, "fit", monkeypatch, lambda _, block: seen.append(block))
+    calibrated(model := streamed(config), config, TOKENS, tmp_path)
+    read: list[torch.Tensor] = []
+    block = model.block(0, torch.float32)
+    block.mlp.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    hidden(model, [block], TOKENS)
+    for expert in range(4):
+        for part in ("gate", "up"):
+            found = seen[0].channel_max[f"mlp.experts.{expert}.{part}"]
+            assert torch.equal(found, read[0].abs().flatten(0, 1).amax(0))
+
+
+def test_a_shift_is_refused_where_a_router_reads(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = make_config(folders["mixtral"], "omniquant", (4, 4, 4, 4), options={"shift": True})
+    with pytest.raises(ConfigError, match=r"no shift where mlp\.gate reads.*method\.shift=false"):
+        calibrated(streamed(config), config, TOKENS, tmp_path)
