@@ -130,9 +130,9 @@ class OmniQuant(Method):
 
     @classmethod
     def check_model(cls, config: ExperimentConfig, model: ModelSource) -> None:
-        """Refuses scales between queries and keys where they would not cancel.
+        """Refuses scales between queries and keys where they would not cancel, and lost shifts.
 
-        Untied ones under GQA too, where the official code does not run.
+        Untied scales under GQA too, where the official code does not run.
         """
         o, bits, names = config.method.options, config.bits, model.architecture
         kind = model.architecture_name
@@ -148,6 +148,12 @@ class OmniQuant(Method):
                     f"method.letqk=tied with model_type {kind}: its RoPE turns a part of each "
                     "head's channels only, in other pairs than i and i+D/2; set method.letqk=off"
                 )
+        followers = [path for site in names.sites for path in site.followers]
+        if o.shift and followers and scales_are_learned(o, bits):
+            raise ConfigError(
+                f"method.shift=true with model_type {kind}: {followers[0]} reads what would be "
+                "shifted and has no bias that could undo it; set method.shift=false"
+            )
         if o.letqk == "untied" and model.heads != model.kv_heads:
             raise ConfigError(
                 f"method.letqk=untied needs as many key heads as query heads (the model has "

@@ -102,8 +102,7 @@ class QuantBlock:
             if site.norm is None:
                 self.linears[path].online = transform
         for path in site.followers:
-            layer = self.module.get_submodule(path)
-            self._followers.append(Follower(path, layer, transform))
+            self._followers.append(Follower(self.module.get_submodule(path), transform))
         if site.norm is not None:
             norm = self.module.get_submodule(site.norm)
             _set(self.module, site.norm, self._transformed(norm, transform))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from quantexp.errors import ConfigError
 from quantexp.quantization.transforms import Transform
 
 
@@ -13,22 +12,15 @@ class Follower:
     """Keeps a layer's function while its input is transformed: its weight (O, C) undoes that.
 
     Args:
-        path: Where the layer is, for messages.
         layer: Anything with a parameter ``weight`` and without a bias.
         transform: Of its input.
-
-    Raises:
-        ConfigError: The transform shifts its input, which only a bias could undo.
     """
 
-    def __init__(self, path: str, layer: nn.Module, transform: Transform) -> None:
+    def __init__(self, layer: nn.Module, transform: Transform) -> None:
         weight = layer.weight
         assert isinstance(weight, nn.Parameter)
-        if transform.bias_in(weight, None) is not None:
-            raise ConfigError(
-                f"no shift where {path} reads: it has no bias that could undo one; set "
-                "method.shift=false"
-            )
+        # OmniQuant's check_model has refused what only a bias could undo
+        assert transform.bias_in(weight, None) is None
         self._layer, self._transform, self._weight = layer, transform, weight
         del layer._parameters["weight"]
         self._hook = layer.register_forward_pre_hook(self._derive)
