@@ -38,7 +38,7 @@ _TEXT = {
     PREEMPTED: "a job of higher priority took its node",
     CANCELLED: "it was cancelled",
     GPU_MEMORY: "a batch did not fit into the GPU's memory, in the smallest parts either: take a "
-    "GPU with more (cluster.gpu_type)",
+    "GPU with more (cluster.gpu_type), or for zero-shot tasks a smaller evaluation.batch_size",
     KILLED: "its process was killed (SIGKILL)",
     DISK: "the disk of the outputs is full, or a quota is reached: make room",
     REQUEUED: "SLURM started the job again",
