@@ -1,9 +1,10 @@
 """A sweep of 24 cells against 24 separate runs: CPU seconds after imports, at equal concurrency.
 
 ``python benchmarks/sweep.py [--methods …] [--bits 6] [--json FILE]``: the demo model, four methods
-and six bit settings unless told otherwise, one job at a time. Both sides do the same cells and end
-with equal records, which is checked. From the CPU seconds of all processes the imports are
-subtracted: those of one process that only imports, times the number of processes.
+and six bit settings unless told otherwise, one job at a time. All sides do the same cells and end
+with equal records, which is checked. Separate commands in one folder find what others calibrated;
+those in folders of their own have nothing in common. From the CPU seconds of all processes the
+imports are subtracted: those of one process that only imports, times the number of processes.
 """
 
 import argparse
@@ -36,36 +37,37 @@ def main() -> None:
     job, client, both = (imports(code) for code in (IMPORTS, CLIENT, f"{IMPORTS}; {CLIENT}"))
     with tempfile.TemporaryDirectory(prefix="quantexp-") as folder:
         grid = (f"method={','.join(arguments.methods)}", f"bits={','.join(bits)}", "-m")
-        together = Path(folder) / "together"
-        sweep = work(together, [grid], job, client)
+        together, one_by_one, apart = (Path(folder) / name for name in ("t", "o", "a"))
+        sweep = work(together, grid) - jobs(together) * job - client
         single = [(f"method={m}", f"bits={b}") for m, b in product(arguments.methods, bits)]
-        apart = Path(folder) / "apart"
+        runs = [*single, ("method=none", "bits=w16a16")]
         # a single cell runs in the process of its command
-        runs = work(apart, [*single, ("method=none", "bits=w16a16")], job, both)
-        assert values(together) == values(apart), "the two sides differ"
-    print(f"\n{len(single)} cells and their baseline, CPU seconds (a job's imports: {job:.1f})")
-    for name, seconds in (("a sweep", sweep), ("separate runs", runs)):
-        print(f"{name:16}{seconds:8.1f}")
-    print(f"{'ratio':16}{sweep / runs:8.2f}   goal 0.6")
+        found = sum(work(one_by_one, cell) - both for cell in runs)
+        alone = sum(work(apart / str(i), cell) - both for i, cell in enumerate(runs))
+        assert values(together) == values(one_by_one), "the sides differ"
+        assert values(together) == {k: v for i in apart.iterdir() for k, v in values(i).items()}
+    print(f"\n{len(single)} cells and their baseline, CPU seconds (a job's imports: {job:.1f})\n")
+    print(f"{'a sweep':44}{sweep:8.1f}   sweep / these, goal 0.6")
+    for name, seconds in (
+        ("commands that find each other's calibrations", found),
+        ("commands, each in a folder of its own", alone),
+    ):
+        print(f"{name:44}{seconds:8.1f}{sweep / seconds:8.2f}")
     if arguments.json:
-        found = {"cells": len(single), "sweep": sweep, "runs": runs, "ratio": sweep / runs}
-        arguments.json.write_text(json.dumps(found, indent=1))
+        sides = {"cells": len(single), "sweep": sweep, "one folder": found, "apart": alone}
+        arguments.json.write_text(json.dumps(sides, indent=1))
 
 
-def work(outputs: Path, commands: list[tuple[str, ...]], job: float, command: float) -> float:
-    """CPU seconds of these commands and their jobs, without imports.
-
-    Args:
-        outputs: Where records go.
-        commands: Arguments of each.
-        job: Seconds of imports of a job's process.
-        command: Of a command's.
-    """
+def work(outputs: Path, arguments: tuple[str, ...]) -> float:
+    """CPU seconds of a command and its jobs."""
     before = cpu()
-    for arguments in commands:
-        run(["-m", "quantexp", *arguments, *COMMON, f"paths.outputs={outputs}"])
-    processes = len(list(outputs.glob("sweeps/*/jobs/*_submitted.pkl")))
-    return cpu() - before - processes * job - len(commands) * command
+    run(["-m", "quantexp", *arguments, *COMMON, f"paths.outputs={outputs}"])
+    return cpu() - before
+
+
+def jobs(outputs: Path) -> int:
+    """How many processes had the jobs of a folder's sweeps."""
+    return len(list(outputs.glob("sweeps/*/jobs/*_submitted.pkl")))
 
 
 def imports(code: str) -> float:
