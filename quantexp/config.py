@@ -112,6 +112,12 @@ class BitsConfig:
         return any(spec.active and not spec.dynamic for spec in specs)
 
     @property
+    def per_batch(self) -> bool:
+        """Whether a range is taken from all of a batch, so that its windows see each other."""
+        specs = (getattr(self, name) for name in TENSORS if name != "weight")
+        return any(s.active and s.dynamic and s.granularity == "per_tensor" for s in specs)
+
+    @property
     def active(self) -> bool:
         """Whether any tensor is quantized."""
         return any(getattr(self, name).active for name in TENSORS)

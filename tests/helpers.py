@@ -9,10 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from quantexp import registry
+from quantexp.calibration import passes
 from quantexp.calibration.blocks import calibrate_blocks, rebuild
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.calibration.passes import run
@@ -233,3 +235,20 @@ def spy(target: Any, name: str, monkeypatch: Any, before: Callable[..., None]) -
         return original(*args, **kwargs)
 
     monkeypatch.setattr(target, name, wrapped)
+
+
+def small_device(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """A device on which a block takes so many windows at once; the sizes of all passes."""
+    seen: list[int] = []
+    forward = nn.Module.__call__
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if type(module).__name__ == "LlamaDecoderLayer":
+            seen.append(len(args[0]))
+            if len(args[0]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(module, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "__call__", call)
+    monkeypatch.setattr(passes, "SHORT", 32)  # a window
+    return seen

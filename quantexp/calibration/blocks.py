@@ -140,7 +140,7 @@ def calibrate_blocks(
 
     # what an earlier run found out about the device's memory holds for all blocks
     tokens = min((r.get("pass_tokens", TOKENS) for r in checkpoint.reports()), default=TOKENS)
-    reports, bits = once_more(steps, tokens)
+    (reports, bits), _ = once_more(steps, config.bits, tokens)
     return {
         "architecture": architecture,
         "blocks": reports,

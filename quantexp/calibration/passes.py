@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quantexp.calibration.footprint import TOKENS
 
 if TYPE_CHECKING:
+    from quantexp.config import BitsConfig
     from quantexp.quantization.block import QuantBlock
 
 SHORT = TOKENS // 8  # at once, where a device's memory did not hold the usual number
@@ -19,26 +20,32 @@ SHORT = TOKENS // 8  # at once, where a device's memory did not hold the usual n
 Result = TypeVar("Result")
 
 
-def once_more(work: Callable[[int], Result], tokens: int = TOKENS) -> Result:
+def once_more(
+    work: Callable[[int], Result], bits: BitsConfig, tokens: int = TOKENS
+) -> tuple[Result, int]:
     """Work whose passes take so many tokens at once; where that is too much, again with fewer.
 
     Args:
         work: Given the number of tokens, can be begun anew.
+        bits: Of the model; a range that is taken from a whole batch forbids smaller ones.
         tokens: With which it begins.
+
+    Returns:
+        What it returned, and how many tokens it took at once.
 
     Raises:
         torch.OutOfMemoryError: The device's memory is too short for :data:`SHORT` as well.
     """
     try:
-        return work(tokens)
+        return work(tokens), tokens
     except torch.OutOfMemoryError as error:
-        if tokens <= SHORT:
+        if tokens <= SHORT or bits.per_batch:
             raise
         print(
             f"{error}\nonce more, {SHORT} tokens at once and activations in host memory", flush=True
         )
     torch.cuda.empty_cache()  # here, where the exception no longer holds what did not fit
-    return work(SHORT)
+    return work(SHORT), SHORT
 
 
 def batches(x: Tensor, tokens: int = TOKENS) -> tuple[Tensor, ...]:

@@ -78,21 +78,19 @@ def evaluate(
         found = _zeroshot(evaluation, subject, progress)
     elif evaluation.set is not None:
         windows = data.find_set(evaluation.set).load(tokenizer)
-        nll, at_once = once_more(
-            lambda tokens: (
-                window_nll(
-                    model, block, windows, report, _store(cell, model, windows, tokens), tokens
-                ),
-                tokens,
-            )
-        )
+
+        def score(tokens: int) -> list[float]:
+            stored = _store(cell, model, windows, tokens)
+            return window_nll(model, block, windows, report, stored, tokens)
+
+        nll, at_once = once_more(score, cell.config.bits)
         value = perplexity(nll, windows.shape[1] - 1)
         found = {"metric": "ppl", "value": value, "details": details(windows, nll, tokenizer)}
         found["details"] |= {"token_hash": token_hash(windows), **_said(at_once)}
     else:
         windows = cell.windows.load(tokenizer)[: evaluation.inputs["count"]]
         errors, at_once = once_more(
-            lambda tokens: (block_errors(model, block, windows, report, tokens), tokens)
+            lambda tokens: block_errors(model, block, windows, report, tokens), cell.config.bits
         )
         found = {
             "metric": "sqnr_db",

@@ -9,13 +9,14 @@ from helpers import (
     calibrated,
     make_config,
     relative,
+    small_device,
     spy,
     stored_blocks,
     streamed,
     tiny_llama,
     windows,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantexp.calibration import passes
 from quantexp.config import ExperimentConfig
@@ -75,23 +76,6 @@ def test_one_scale_for_a_matrix_is_of_that_matrix(folder: Path, tmp_path: Path) 
     assert len(scales) == 3
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
-    """A device on which a block takes so many windows at once; the sizes of all passes."""
-    seen: list[int] = []
-    forward = nn.Module.__call__
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if type(module).__name__ == "LlamaDecoderLayer":
-            seen.append(len(args[0]))
-            if len(args[0]) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(module, *args, **kwargs)
-
-    monkeypatch.setattr(nn.Module, "__call__", call)
-    monkeypatch.setattr(passes, "SHORT", 32)
-    return seen
-
-
 def reports(config: ExperimentConfig, folder: Path) -> list[dict[str, Any]]:
     return list(calibrated(streamed(config), config, TOKENS, folder).reports())
 
@@ -104,7 +88,7 @@ def test_where_memory_is_short_passes_take_fewer_tokens_once(
     config = make_config(
         folder, "rtn" if method == "gptq" else method, (4, 8, 16, 16), rounding=rounding
     )
-    seen = limited(monkeypatch, 1)
+    seen = small_device(monkeypatch, 1)
     short = calibrated(streamed(config), config, TOKENS, tmp_path / "short")
     assert seen[0] == 4
     assert set(seen[1:]) == {1}
@@ -126,23 +110,34 @@ def test_a_device_that_is_too_small_for_that_fails_with_its_cause(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(folder, "rtn", (4, 8, 16, 16), rounding="gptq")
-    seen = limited(monkeypatch, 0)
+    seen = small_device(monkeypatch, 0)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         reports(config, tmp_path)
     assert seen == [4, 1]
     assert faults.of_exception(raised.value) == faults.GPU_MEMORY
 
 
+def test_a_range_that_spans_a_batch_forbids_smaller_ones(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {"activation": {"granularity": "per_tensor"}}
+    config = make_config(folder, "rtn", (4, 8, 16, 16), rounding="gptq", tensors=tensors)
+    seen = small_device(monkeypatch, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        reports(config, tmp_path)
+    assert seen == [4]
+
+
 def test_a_resumed_run_goes_on_with_passes_of_that_size(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(folder, "rtn", (4, 8, 16, 16), rounding="gptq")
-    limited(monkeypatch, 1)
+    small_device(monkeypatch, 1)
     unbroken = calibrated(streamed(config), config, TOKENS, tmp_path)
     before = unbroken.saved_block(1)
     (tmp_path / "blocks" / "00001.json").unlink()
     monkeypatch.undo()
-    seen = limited(monkeypatch, 99)
+    seen = small_device(monkeypatch, 99)
     again = calibrated(streamed(config), config, TOKENS, tmp_path).saved_block(1)
     assert set(seen) == {1}
     assert before is not None

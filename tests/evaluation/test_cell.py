@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import METHODS, make_config, silent, tiny_llama, windows, words
+from helpers import METHODS, make_config, silent, small_device, tiny_llama, windows, words
 
 from quantexp.calibration.checkpoint import QuantizedCheckpoint
 from quantexp.experiment.calibrate import calibrate
@@ -48,6 +48,21 @@ def measured(cell: Cell) -> dict[str, dict[str, Any]]:
     assert not cell.missing
     found = {e.kind: cell.result(e) for e in cell.evaluations}
     return {kind: result for kind, result in found.items() if result is not None}
+
+
+def test_where_memory_is_short_evaluations_take_fewer_tokens_and_say_so(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "usual").mkdir()
+    usual = measured(cell(path, tmp_path / "usual", "rtn"))
+    calibrate(made := cell(path, tmp_path, "rtn"), silent)
+    seen = small_device(monkeypatch, 1)
+    found = measured(made)
+    assert max(seen) > 1
+    for kind, record in found.items():
+        assert record["details"]["pass_tokens"] == 32
+        assert "pass_tokens" not in usual[kind]["details"]
+        assert record["value"] == pytest.approx(usual[kind]["value"], rel=1e-4)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "none"])

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from fake_outputs import FakeOutputs
 
 from quantexp.report import styled, table
@@ -34,15 +35,18 @@ NOTE = (
 )
 
 
-def test_batches_in_parts_are_marked_and_are_no_numerical_fallback(outputs: FakeOutputs) -> None:
-    split = {"step": "micro-batches of 2", "cause": "out of GPU memory"}
+@pytest.mark.parametrize("step", ["micro-batches of 2", "passes of 1024 tokens"])
+def test_short_memory_is_marked_and_is_no_numerical_fallback(
+    step: str, outputs: FakeOutputs
+) -> None:
+    split = {"step": step, "cause": "out of GPU memory"}
     outputs.calibration(
         outputs.cell("flatquant", ppl=5.0),
         report_blocks=[{"block": i, "ladder": [split]} for i in (0, 1)],
     )
     text = table.markdown(collect(outputs.root))
     assert "5.00†" in text
-    assert "memory fallback, micro-batches of 2 in 2 blocks" in text
+    assert f"memory fallback, {step} in 2 blocks" in text
 
 
 def test_a_cell_that_fell_back_is_marked_and_says_how(outputs: FakeOutputs) -> None:
