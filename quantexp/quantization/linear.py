@@ -106,12 +106,13 @@ class QuantLinear(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Folds what fitting learned into the weight, in float64; :meth:`finish` comes later."""
-        own = self.weight.dtype
-        self.weight.data = self.weight.data.double()
-        weight, bias = self._transformed()
-        self.weight.data = weight.to(own)
-        if bias is not None:
-            self.bias = nn.Parameter(bias.to(own), requires_grad=False)
+        if self.site is not None or self.heads is not None or self.clamp is not None:
+            own = self.weight.dtype
+            self.weight.data = self.weight.data.double()
+            weight, bias = self._transformed()
+            self.weight.data = weight.to(own)
+            if bias is not None:
+                self.bias = nn.Parameter(bias.to(own), requires_grad=False)
         self.site, self.heads, self.clamp, self.siblings = None, None, None, None
         self.fitting = False
 

@@ -6,40 +6,41 @@ so a row of 256 takes 96 bytes. The offset makes signed integers unsigned.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-_ROWS = 1 << 24  # bits handled at once: bounds the memory of the bit expansion
+_WORDS = 1 << 20  # handled at once: bounds the memory beside the codes
 
 
 def pack(integers: Tensor, bits: int, least: int) -> Tensor:
     """Packs integers (O, C) in [least, least + 2^bits) into bytes (O, ceil(C·bits/8))."""
-    parts = [
-        _pack(rows.to(torch.int16) - least, bits)
-        for rows in integers.split(max(1, _ROWS // (integers.shape[1] * bits)))
-    ]
-    return torch.cat(parts)
+    size = -(-integers.shape[1] * bits // 8)
+    parts = integers.split(max(1, _WORDS * 8 // integers.shape[1]))
+    return torch.cat([_pack(rows - least, bits)[:, :size] for rows in parts])
 
 
 def unpack(packed: Tensor, bits: int, least: int, columns: int) -> Tensor:
     """The inverse of :func:`pack`: int16 integers (O, columns)."""
-    parts = [
-        _unpack(rows, bits, columns) + least
-        for rows in packed.split(max(1, _ROWS // (columns * bits)))
-    ]
-    return torch.cat(parts)
+    parts = packed.split(max(1, _WORDS * 8 // columns))
+    return torch.cat([_unpack(rows, bits)[:, :columns] + least for rows in parts])
 
 
 def _pack(codes: Tensor, bits: int) -> Tensor:
-    shifts = torch.arange(bits, device=codes.device, dtype=torch.int16)
-    stream = ((codes.unsqueeze(-1) >> shifts) & 1).to(torch.uint8).flatten(1)
-    stream = torch.nn.functional.pad(stream, (0, -stream.shape[1] % 8)).unflatten(1, (-1, 8))
-    powers = 2 ** torch.arange(8, device=codes.device, dtype=torch.uint8)
-    packed: Tensor = (stream * powers).sum(-1, dtype=torch.uint8)
-    return packed
+    """Eight codes make one word, whose lowest bytes are theirs."""
+    words = _together(codes, 8, bits)
+    return torch.stack([(words >> 8 * k & 255).to(torch.uint8) for k in range(bits)], -1).flatten(1)
 
 
-def _unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
-    shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
-    stream = ((packed.unsqueeze(-1) >> shifts) & 1).flatten(1)[:, : columns * bits]
-    powers = 2 ** torch.arange(bits, device=packed.device, dtype=torch.int16)
-    codes: Tensor = stream.unflatten(1, (columns, bits)).to(torch.int16) * powers
-    return codes.sum(-1).to(torch.int16)
+def _unpack(packed: Tensor, bits: int) -> Tensor:
+    words, mask = _together(packed, bits, 8), (1 << bits) - 1
+    return torch.stack([(words >> bits * i & mask).to(torch.int16) for i in range(8)], -1).flatten(
+        1
+    )
+
+
+def _together(x: Tensor, count: int, bits: int) -> Tensor:
+    """(O, N) → (O, ceil(N/count)) int64: so many neighbours of so many bits each, lowest first."""
+    parts = pad(x, (0, -x.shape[1] % count)).unflatten(1, (-1, count))
+    words: Tensor = parts[..., 0].long()
+    for i in range(1, count):
+        words |= parts[..., i].long() << bits * i
+    return words
