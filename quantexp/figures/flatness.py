@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -192,16 +193,20 @@ def _magnitudes(
 def _observed(quant: QuantBlock, squares: dict[str, Tensor]) -> Iterator[None]:
     """Within it, sums of squares per channel of each site's tensor are gathered."""
 
-    def observer(site: Site) -> Callable[[Tensor], None]:
-        def add(x: Tensor) -> None:
-            part = x.double().square().flatten(0, -2).sum(0)
-            squares[site.name] = squares[site.name] + part if site.name in squares else part
+    def add(site: Site, x: Tensor) -> None:
+        part = x.double().square().flatten(0, -2).sum(0)
+        squares[site.name] = squares[site.name] + part if site.name in squares else part
 
-        return add
-
-    sites = quant.architecture.sites
-    for site in sites:
-        quant.linears[site.linears[0]].observer = observer(site)
+    names, hooks = quant.architecture, []
+    for site in names.sites:
+        first = site.linears[0]
+        if names.of_expert(first):  # which sees the tokens that are sent to it alone
+            whole = quant.module.get_submodule(names.module_of(first))
+            hooks.append(whole.register_forward_pre_hook(lambda _, x, s=site: add(s, x[0])))
+        else:
+            quant.linears[first].observer = partial(add, site)
     yield
-    for site in sites:
+    for hook in hooks:
+        hook.remove()
+    for site in names.sites:
         quant.linears[site.linears[0]].observer = None

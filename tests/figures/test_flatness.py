@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_config, silent, tiny_llama, windows
+import zoo
+from helpers import make_config, silent, windows
 
 from quantexp.__main__ import main
 from quantexp.experiment import record
@@ -23,9 +24,10 @@ Make = Callable[..., Cell]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(tmp_path: Path, request: pytest.FixtureRequest) -> Make:
     """Cells of one small model, calibrated on its own windows, in ``tmp_path / "outputs"``."""
-    path = tiny_llama(tmp_path / "model")
+    kind = getattr(request, "param", "llama")
+    path = zoo.make(kind, tmp_path / "model", intermediate_size=172)
     text = tmp_path / "windows.json"
     text.write_text(json.dumps({"windows": windows(4).tolist()}))
 
@@ -73,6 +75,17 @@ def test_magnitudes_are_those_of_what_each_linear_reads(make: Make) -> None:
     norms = {name: math.hypot(*of) for name, of in down["activations"].items()}
     assert norms["hadamard"] == pytest.approx(norms["original"], rel=0.05)
     assert norms["smoothquant"] == pytest.approx(norms["original"], rel=0.1)
+
+
+@pytest.mark.parametrize("make", ["mixtral"], indirect=True)
+def test_what_experts_read_is_what_all_tokens_are(make: Make) -> None:
+    cell = make("smoothquant", (16, 16, 16, 16))
+    found = measure([cell], 0, silent)
+    assert max(found["mean_mse"].values()) < 1e-9
+    assert set(found["channels"]) == {"attention_input", "attention_output", "mlp_input"}
+    read = found["channels"]["mlp_input"]["activations"]["original"]
+    # a norm's output has about one per channel and token, whichever expert it is sent to
+    assert math.hypot(*read) == pytest.approx((len(read) * 4 * 24) ** 0.5, rel=0.2)
 
 
 def test_flatness_is_of_the_shape_alone() -> None:
