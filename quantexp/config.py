@@ -78,6 +78,11 @@ class TensorQuantization:
         """Whether the tensor is changed at all."""
         return self.bits < 16
 
+    @property
+    def per_batch(self) -> bool:
+        """Whether the range is taken from all of a batch as it runs."""
+        return self.active and self.dynamic and self.granularity == "per_tensor"
+
 
 @dataclass(frozen=True)
 class BitsConfig:
@@ -114,8 +119,7 @@ class BitsConfig:
     @property
     def per_batch(self) -> bool:
         """Whether a range is taken from all of a batch, so that its windows see each other."""
-        specs = (getattr(self, name) for name in TENSORS if name != "weight")
-        return any(s.active and s.dynamic and s.granularity == "per_tensor" for s in specs)
+        return any(getattr(self, name).per_batch for name in TENSORS if name != "weight")
 
     @property
     def active(self) -> bool:

@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from quantexp.calibration.footprint import Work
+from quantexp.calibration.footprint import TOKENS, Work
 from quantexp.config import ExperimentConfig
 from quantexp.errors import DataError
 from quantexp.host import free_memory
@@ -120,9 +120,10 @@ def choose(
     return Store(place, device, folder)
 
 
-def sparing(setting: str) -> str:
-    """The setting for a device whose memory was too short."""
-    return "host" if setting == "auto" else setting
+def setting(config: ExperimentConfig, tokens: int) -> str:
+    """``config.activations``, but not the device whose memory held fewer tokens than usual."""
+    sparing = tokens < TOKENS and config.activations == "auto"
+    return "host" if sparing else config.activations
 
 
 def dtype(config: ExperimentConfig, fit: torch.dtype) -> torch.dtype:

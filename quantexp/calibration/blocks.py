@@ -190,7 +190,7 @@ class _Loop:
         shape = (*windows.shape, model.source.hidden)
         dtype = activations.dtype(config, FIT_DTYPE)
         self.store = activations.choose(
-            activations.sparing(config.activations) if tokens < TOKENS else config.activations,
+            activations.setting(config, tokens),
             len(names),
             shape,
             dtype,

@@ -183,8 +183,7 @@ def _cannot_split(block: CalibrationBlock, size: int) -> str:
     if size == 1:
         return f"(with one window at a time: {fix}, or shorter windows, data.seq_len)"
     for name, quantizer in block.quant.quantizers():
-        spec = quantizer.spec
-        if quantizer.active and spec.dynamic and spec.granularity == "per_tensor":
+        if quantizer.spec.per_batch:
             return f"(the range of {name} spans the batch, so it cannot be split: {fix})"
     return ""
 

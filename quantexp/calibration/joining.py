@@ -1,7 +1,6 @@
 """Joins safetensors files into one, piece by piece: no more than one piece is in memory.
 
-The format (https://huggingface.co/docs/safetensors): the header's length in 8 bytes, little-endian;
-the header as JSON, name → dtype, shape, where its bytes are; the bytes, without gaps.
+The format is told in :mod:`quantexp.models.header`.
 """
 
 import hashlib
@@ -9,18 +8,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from quantexp.models.header import LENGTH, read_header
 
 _PIECE = 1 << 24  # bytes
-
-
-class _Tensor(NamedTuple):
-    name: str
-    dtype: str
-    shape: list[int]
-    path: Path
-    start: int  # byte of the file
-    size: int  # bytes
 
 
 def join(files: Mapping[str, Path], target: Path) -> str:
@@ -30,24 +22,28 @@ def join(files: Mapping[str, Path], target: Path) -> str:
         files: Prefix of the tensors' new names → file.
         target: What is written.
     """
-    found = [tensor for prefix, path in files.items() for tensor in _tensors(prefix, path)]
+    found = [
+        (prefix + name, path, tensor)
+        for prefix, path in files.items()
+        for name, tensor in read_header(path).items()
+    ]
     # wide dtypes first, so that each tensor begins at a multiple of its element's size
-    found.sort(key=lambda t: (-_width(t.dtype), t.name))
+    found.sort(key=lambda item: (-_width(item[2].dtype), item[0]))
     header: dict[str, Any] = {}
     end = 0
-    for t in found:
+    for name, _, t in found:
         offsets = [end, end + t.size]
-        header[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": offsets}
+        header[name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": offsets}
         end += t.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with target.open("wb") as out:
-        for piece in (len(text).to_bytes(8, "little"), text):
+        for piece in (len(text).to_bytes(LENGTH, "little"), text):
             digest.update(piece)
             out.write(piece)
-        for t in found:
-            with t.path.open("rb") as file:
+        for _, path, t in found:
+            with path.open("rb") as file:
                 file.seek(t.start)
                 left = t.size
                 while piece := file.read(min(left, _PIECE)):
@@ -55,19 +51,6 @@ def join(files: Mapping[str, Path], target: Path) -> str:
                     out.write(piece)
                     left -= len(piece)
     return digest.hexdigest()
-
-
-def _tensors(prefix: str, path: Path) -> list[_Tensor]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    found = []
-    for name, item in header.items():
-        if name != "__metadata__":
-            begin, end = item["data_offsets"]
-            place = (path, 8 + length + begin, end - begin)
-            found.append(_Tensor(prefix + name, item["dtype"], item["shape"], *place))
-    return found
 
 
 def _width(dtype: str) -> int:

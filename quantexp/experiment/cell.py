@@ -184,10 +184,7 @@ class Cell:
     @property
     def _batch_size(self) -> int:
         """One where a range found as it runs spans the batch: a document's neighbours are in it."""
-        specs = self.config.bits.forward.values()
-        active = [spec for spec in specs if spec["bits"] < 16 and spec["dynamic"]]
-        alone = any(spec["granularity"] == "per_tensor" for spec in active)
-        return 1 if alone else self.config.evaluation.batch_size
+        return 1 if self.config.bits.per_batch else self.config.evaluation.batch_size
 
     def result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The record of an evaluation, or ``None`` where it is not done."""

@@ -152,8 +152,7 @@ def _store(cell: Cell, model: StreamedModel, windows: Tensor, tokens: int) -> ac
     (count, length), width = windows.shape, model.compute.itemsize
     work = footprint.evaluating(model.source, count, length, width)
     shape, dtype = (count, length, model.source.hidden), model.compute
-    setting = cell.config.activations
-    setting = activations.sparing(setting) if tokens < TOKENS else setting
+    setting = activations.setting(cell.config, tokens)
     return activations.choose(setting, 1, shape, dtype, model.device, work, cell.folder)
 
 

@@ -1,12 +1,12 @@
 """Asks the system to read a model's next tensors while the present ones are at work."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
-_LENGTH = 8  # bytes that say how long a safetensors file's header is
+from quantexp.models.header import read_header
 
 
 def read_ahead(tensors: Iterable[str], files: Mapping[str, str]) -> None:
@@ -27,24 +27,11 @@ def read_ahead(tensors: Iterable[str], files: Mapping[str, str]) -> None:
         wanted.setdefault(files[name], []).append(name)
     for path, names in wanted.items():
         with suppress(OSError, ValueError, KeyError):
-            places = _places(path)
+            stored = _header(Path(path))
             with open(path, "rb") as file:
                 for name in names:
-                    first, end = places[name]
-                    advise(file.fileno(), first, end - first, os.POSIX_FADV_WILLNEED)
+                    tensor = stored[name]
+                    advise(file.fileno(), tensor.start, tensor.size, os.POSIX_FADV_WILLNEED)
 
 
-@cache
-def _places(path: str) -> dict[str, tuple[int, int]]:
-    """First byte and the one behind the last of each tensor of a safetensors file."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(_LENGTH), "little")
-        if length > os.fstat(file.fileno()).st_size:
-            raise ValueError(f"{path} is damaged")
-        header = json.loads(file.read(length))
-    start = _LENGTH + length
-    return {
-        name: (start + tensor["data_offsets"][0], start + tensor["data_offsets"][1])
-        for name, tensor in header.items()
-        if name != "__metadata__"
-    }
+_header = cache(read_header)  # asked for at every block

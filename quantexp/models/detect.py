@@ -6,7 +6,6 @@ embeddings, residuals or logits needs no table: that code is the model's own. Wh
 with its weight is checked when the model is loaded (:mod:`quantexp.models.load`).
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from quantexp.errors import ConfigError, DataError
 from quantexp.models.architectures import Architecture, gated
+from quantexp.models.header import read_header
 from quantexp.models.tables import FAMILIES, shape_of
 
 _LINEARS = r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -115,9 +115,6 @@ def tensor_names(path: Path) -> list[str]:
         DataError: It has no readable header.
     """
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size) if size < 1 << 27 else b"")
+        return list(read_header(path))
     except ValueError as error:
         raise DataError(f"{path} is no readable safetensors file: {error}") from error
-    return [name for name in header if name != "__metadata__"]

@@ -32,9 +32,8 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
 
 def _unpack(packed: Tensor, bits: int) -> Tensor:
     words, mask = _together(packed, bits, 8), (1 << bits) - 1
-    return torch.stack([(words >> bits * i & mask).to(torch.int16) for i in range(8)], -1).flatten(
-        1
-    )
+    codes = [(words >> bits * i & mask).to(torch.int16) for i in range(8)]
+    return torch.stack(codes, -1).flatten(1)
 
 
 def _together(x: Tensor, count: int, bits: int) -> Tensor:
