@@ -122,9 +122,14 @@ class BitsConfig:
         return any(getattr(self, name).per_batch for name in TENSORS if name != "weight")
 
     @property
+    def running(self) -> bool:
+        """Whether anything is quantized while the model runs: any tensor but the weights."""
+        return any(getattr(self, name).active for name in TENSORS if name != "weight")
+
+    @property
     def active(self) -> bool:
         """Whether any tensor is quantized."""
-        return any(getattr(self, name).active for name in TENSORS)
+        return self.weight.active or self.running
 
 
 def _unquantized(tensor: str) -> TensorQuantization:

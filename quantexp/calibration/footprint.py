@@ -7,7 +7,7 @@ them with what processes took (``tests/experiment/test_estimate_holds.py``).
 
 from dataclasses import dataclass
 
-from quantexp.config import ExperimentConfig
+from quantexp.config import BitsConfig, ExperimentConfig
 from quantexp.methods.base import Method
 from quantexp.models.source import ModelSource
 
@@ -74,17 +74,20 @@ def fitting(
     return Work(host=_reading(model), device=int(fit))
 
 
-def evaluating(model: ModelSource, count: int, length: int, itemsize: int) -> Work:
+def evaluating(
+    model: ModelSource, bits: BitsConfig, count: int, length: int, itemsize: int
+) -> Work:
     """A block rebuilt from its integers, or the head: hidden states through either.
 
     Args:
         model: Its sizes.
+        bits: What is quantized while it runs.
         count: Windows.
         length: Tokens of each.
         itemsize: Bytes of a weight and of a hidden state.
     """
-    # quantizers compute in float32, and so does a CPU's attention
-    passing = FLOAT * _per_token(model) * _at_once(count, length)
+    width = FLOAT if bits.running else itemsize  # quantizers compute in float32
+    passing = width * _per_token(model) * _at_once(count, length)
     block = (itemsize + _INTEGERS) * model.shape.block_weights + 2 * FLOAT * model.hidden * (
         model.intermediate
     )

@@ -19,7 +19,7 @@ from quantexp.experiment.cell import Cell, Evaluation, model_name
 from quantexp.experiment.plan import Job
 from quantexp.models.source import ModelSource
 
-_RUNTIME = 504 << 20  # bytes: Python, torch, transformers, the tokenizer; runs differ by 30 MiB
+_RUNTIME = 512 << 20  # bytes: Python, torch, transformers, the tokenizer; runs differ by 30 MiB
 _WINDOWS = 320  # of a test set whose length is not known before it is read
 _SHARD = 4 << 30  # bytes per consolidated file (calibration/checkpoint.py)
 _RECORD = 64 << 10  # bytes of one record, large ones included
@@ -65,7 +65,7 @@ def memory(cell: Cell) -> Memory:
     for item in (*config.evaluation.perplexity, *config.evaluation.validation):
         count, length = item.max_windows or _WINDOWS, find_set(item).seq_len
         streams = max(streams, size * count * length * model.hidden)
-        works.append(footprint.evaluating(model, count, length, size))
+        works.append(footprint.evaluating(model, config.bits, count, length, size))
     if cell.quantized:
         source, count = cell.windows, 0
         if cell.needs_windows:

@@ -150,7 +150,7 @@ def _said(tokens: int) -> dict[str, int]:
 def _store(cell: Cell, model: StreamedModel, windows: Tensor, tokens: int) -> activations.Store:
     """Where perplexity keeps its hidden states."""
     (count, length), width = windows.shape, model.compute.itemsize
-    work = footprint.evaluating(model.source, count, length, width)
+    work = footprint.evaluating(model.source, cell.config.bits, count, length, width)
     shape, dtype = (count, length, model.source.hidden), model.compute
     setting = activations.setting(cell.config, tokens)
     return activations.choose(setting, 1, shape, dtype, model.device, work, cell.folder)

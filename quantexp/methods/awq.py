@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SCALE_FLOOR = 1e-4  # of a^r, before it is normalized: silent channels
 CLIPS = tuple(1 - i / 20 for i in range(10))  # ranges tried: 1.0, 0.95, … 0.55 of max|w|
 CLIP_TOKENS = 512  # on which clips are judged, spread evenly over all tokens
-CLIP_ELEMENTS = 2**25  # output errors held at once: weight rows are taken in parts
+CLIP_ELEMENTS = 2**22  # output errors held at once: weight rows are taken in parts
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AWQ(Method):
 
     Options = AWQOptions
     streams = ("fp",)
-    holds = Holds(passes=1.6)  # inputs and outputs of the modules it searches
+    holds = Holds(weights=3.2, passes=1.6)  # inputs and outputs of the modules it searches
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:

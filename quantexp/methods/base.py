@@ -35,7 +35,7 @@ class Holds:
             token: autograd keeps what each operation made.
     """
 
-    weights: float = 3.0
+    weights: float = 2.4
     passes: float = 1.0
     trained: float = 0.0
 

@@ -69,7 +69,7 @@ class OmniQuant(Method):
     Options = OmniQuantOptions
     streams = ("fp", "quantized")
     uses_forward_bits = True
-    holds = Holds(weights=3.8, trained=3.5)
+    holds = Holds(weights=3.4, trained=3.5)
 
     @property
     def more_streams(self) -> tuple[str, ...]:  # type: ignore[override]

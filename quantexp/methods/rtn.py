@@ -3,10 +3,11 @@
 With ``rounding=gptq`` this is GPTQ (arXiv 2210.17323): see ``quantization/rounding.py``.
 """
 
-from quantexp.methods.base import Method
+from quantexp.methods.base import Holds, Method
 
 
 class RoundToNearest(Method):
     """Nothing to fit: the block loop rounds the weights as they are."""
 
     transforms = False
+    holds = Holds(weights=1.5)

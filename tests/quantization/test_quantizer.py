@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers import spec
+from helpers import spec, spy
 from torch import Tensor
 
 from quantexp.config import BITS, SCHEMES
+from quantexp.quantization import quantizer as module
 from quantexp.quantization.clipping import LearnedClamp, LearnedRange, grid_search
 from quantexp.quantization.quantizer import (
     Quantizer,
@@ -368,3 +369,24 @@ def test_static_range_is_the_widest_that_was_observed() -> None:
     both = torch.cat([a, b]).reshape(1, -1)
     expected = Quantizer(spec(4))(both)[0, : a.numel()].reshape(a.shape)
     assert torch.equal(quantizer(a), expected)
+
+
+@pytest.mark.parametrize("granularity", ["per_token", "per_head", "per_channel"])
+@pytest.mark.parametrize("shape", [(6, 7, 64), (2, 3, 7, 64)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_few_rows_at_a_time_give_what_all_give(
+    granularity: str, shape: tuple[int, ...], learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = gaussian(*shape).bfloat16()
+    group_size = 16 if granularity == "per_channel" else None
+    quantizer = Quantizer(spec(3, "asymmetric", granularity=granularity, group_size=group_size))
+    quantizer.clip = LearnedRange() if learned else None
+    with torch.no_grad():
+        whole = quantizer(x)
+        monkeypatch.setattr(module, "PIECE", 5 * 64)
+        calls: list[int] = []
+        spy(Quantizer, "_quantized", monkeypatch, lambda _, part: calls.append(len(part)))
+        assert torch.equal(quantizer(x), whole)
+    # keys and values per token mean all heads of it, which do not lie next to each other
+    together = granularity == "per_token" and len(shape) == 4
+    assert calls == ([2] if together else [5] * 8 + [2])

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from quantexp.config import SCHEMES, GPTQConfig, TensorQuantization
 from quantexp.errors import CalibrationError
-from quantexp.quantization.quantizer import Quantizer
+from quantexp.quantization import rounding
+from quantexp.quantization.quantizer import Quantizer, to_integers
 from quantexp.quantization.rounding import GPTQReport, Hessian, IntegerWeight, gptq, rtn
 
 DEFAULT = GPTQConfig()
@@ -69,6 +70,20 @@ def test_rtn_integers_mean_what_the_quantizer_returns(
     )
 
 
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("group_size", [None, 16])
+def test_rtn_of_a_few_rows_at_a_time_is_rtn(
+    granularity: str, group_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, _ = problem(rows=37)
+    what = spec(3, "asymmetric", group_size=group_size, granularity=granularity)
+    whole = nearest(w, what)
+    monkeypatch.setattr(rounding, "PIECE", 5 * w.shape[1])  # 37 rows, 5 at a time
+    parts = nearest(w, what)
+    assert torch.equal(parts.integers, whole.integers)
+    assert torch.equal(parts.dequantize(w.dtype), whole.dequantize(w.dtype))
+
+
 def test_rtn_rounds_with_the_scale_that_is_stored() -> None:
     w, _ = problem()
     found = rtn(w.float(), spec(4), torch.float16)
@@ -99,6 +114,38 @@ def test_o24_with_a_diagonal_hessian_gptq_is_rtn(
         assert torch.equal(found.integers, expected.integers)
         assert torch.equal(found.scale, expected.scale)
         assert torch.equal(found.zero, expected.zero)
+
+
+def one_by_one(w: Tensor, h: Tensor, what: TensorQuantization, damping: float) -> Tensor:
+    """Equations 2 and 3 of the paper as they stand: the inverse loses one column after another."""
+    w, size = w.clone(), what.group_size or w.shape[1]
+    eye = torch.eye(len(h), dtype=h.dtype)
+    inverse = torch.linalg.inv(h + damping * h.diagonal().mean() * eye)
+    integers = []
+    for i in range(w.shape[1]):
+        if i % size == 0:
+            group = nearest(w[:, i : i + size], what)
+        column = to_integers(
+            w[:, i, None], group.scale, group.zero.to(w.dtype), what.bits, what.scheme
+        )
+        integers.append(column.squeeze(1).to(torch.int16))
+        miss = w[:, i] - ((column - group.zero) * group.scale).squeeze(1)
+        w[:, i:] -= miss[:, None] / inverse[i, i] * inverse[i, i:]
+        inverse = inverse - inverse[:, i, None] * inverse[i] / inverse[i, i]
+    return torch.stack(integers, 1)
+
+
+@pytest.mark.parametrize(
+    ("group_size", "block_size"), [(None, 128), (None, 24), (8, 24), (64, 128), (64, 32)]
+)
+def test_blocks_strips_and_the_factor_give_what_the_equations_give(
+    group_size: int | None, block_size: int
+) -> None:
+    # wide enough that the factor is inverted by halves
+    w, h = problem(columns=320, tokens=2048)
+    what = spec(4, "asymmetric", group_size=group_size)
+    found = compensated(w, h, what, replace(DEFAULT, block_size=block_size)).integers
+    assert torch.equal(found, one_by_one(w, h, what, DEFAULT.damping))
 
 
 @pytest.mark.parametrize("group_size", [None, 32])
