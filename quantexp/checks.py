@@ -19,10 +19,11 @@ from quantexp.config import (
     PerplexitySet,
     TensorQuantization,
 )
-from quantexp.errors import ConfigError, unknown
+from quantexp.errors import ConfigError
 from quantexp.evaluation import objective
 from quantexp.evaluation.tasks import TASKS
 from quantexp.protocols.baselines import PAPERS
+from quantexp.values import at_least, one_of
 
 
 def check(config: ExperimentConfig) -> None:
@@ -41,10 +42,10 @@ def check(config: ExperimentConfig) -> None:
         ("model.source", config.model.source),
         ("model.dtype", config.model.dtype),
     ):
-        _one_of(key, value, CHOICES[key])
-    _one_of("protocol", config.protocol.name, ("uniform", "official"))
+        one_of(key, value, CHOICES[key])
+    one_of("protocol", config.protocol.name, ("uniform", "official"))
     if config.protocol.paper is not None:
-        _one_of("protocol.paper", config.protocol.paper, PAPERS)
+        one_of("protocol.paper", config.protocol.paper, PAPERS)
         if config.protocol.name != "official":
             raise ConfigError(
                 f"protocol.paper={config.protocol.paper} is read by protocol=official only: "
@@ -53,20 +54,18 @@ def check(config: ExperimentConfig) -> None:
     _check_cluster(config.cluster)
     for tensor in TENSORS:
         _check_tensor(tensor, getattr(config.bits, tensor))
-    _positive("data.num_samples", config.data.num_samples)
-    _positive("data.seq_len", config.data.seq_len, least=2)
-    _positive("data.seed", config.data.seed, least=0)
-    _positive("seed", config.seed, least=0)
-    _positive("gptq.block_size", config.gptq.block_size)
-    _positive("evaluation.block_error_windows", config.evaluation.block_error_windows, least=0)
+    at_least("data.num_samples", config.data.num_samples)
+    at_least("data.seq_len", config.data.seq_len, least=2)
+    at_least("data.seed", config.data.seed, least=0)
+    at_least("seed", config.seed, least=0)
+    at_least("gptq.block_size", config.gptq.block_size)
+    at_least("evaluation.block_error_windows", config.evaluation.block_error_windows, least=0)
     if not 0 < config.gptq.damping < 1:
         raise ConfigError(
             f"gptq.damping={config.gptq.damping} is out of range: allowed 0 < damping < 1 "
             "(a share of the Hessian's mean diagonal; 0.01 is the paper's)"
         )
-    allowed = ("rtn", "error")
-    if config.gptq.unseen_experts not in allowed:
-        raise ConfigError(unknown("gptq.unseen_experts", config.gptq.unseen_experts, allowed))
+    one_of("gptq.unseen_experts", config.gptq.unseen_experts, ("rtn", "error"))
     none = config.method.name == "none"
     if config.rounding == "gptq" and not config.bits.weight.active and not none:
         raise ConfigError(
@@ -88,27 +87,27 @@ def _check_sets(key: str, sets: Sequence[PerplexitySet]) -> None:
     for i, item in enumerate(sets):
         where = f"{key}[{i}]"
         _file_name(f"{where}.name", item.name)
-        _positive(f"{where}.seq_len", item.seq_len, least=2)
-        _positive(f"{where}.max_windows", item.max_windows)
+        at_least(f"{where}.seq_len", item.seq_len, least=2)
+        at_least(f"{where}.max_windows", item.max_windows)
         corpora.check(where, item.corpus, item.path, item.join, item.field)
         if names.count(item.name) > 1:
             raise ConfigError(f"{key} has two sets named '{item.name}': rename one")
 
 
 def _check_cluster(cluster: ClusterConfig) -> None:
-    _one_of("cluster", cluster.name, ("auto", "slurm", "local", "debug"))
-    _positive("cluster.threads", cluster.threads)
-    _positive("cluster.max_jobs", cluster.max_jobs)
-    _positive("cluster.pack", cluster.pack)
-    _positive("cluster.signal_s", cluster.signal_s, least=0)
+    one_of("cluster", cluster.name, ("auto", "slurm", "local", "debug"))
+    at_least("cluster.threads", cluster.threads)
+    at_least("cluster.max_jobs", cluster.max_jobs)
+    at_least("cluster.pack", cluster.pack)
+    at_least("cluster.signal_s", cluster.signal_s, least=0)
     if not cluster.poll_s > 0:
         raise ConfigError(f"cluster.poll_s={cluster.poll_s} is too small: give seconds, 30 or so")
     scopes = {"": cluster, "calibrate.": cluster.calibrate, "evaluate.": cluster.evaluate}
     for scope, asked in scopes.items():
         where = f"cluster.{scope}"
-        _positive(f"{where}gpus", asked.gpus, least=0)
-        _positive(f"{where}cpus", asked.cpus)
-        _positive(f"{where}time_min", asked.time_min)
+        at_least(f"{where}gpus", asked.gpus, least=0)
+        at_least(f"{where}cpus", asked.cpus)
+        at_least(f"{where}time_min", asked.time_min)
         if asked.memory_gb is not None and not asked.memory_gb > 0:
             raise ConfigError(f"{where}memory_gb={asked.memory_gb} is too small: give GiB, as 64")
         if asked.gres is not None and (asked.gpus or asked.gpu_type):
@@ -125,8 +124,7 @@ def _check_tasks(evaluation: EvaluationConfig) -> None:
             "(.txt, .jsonl, or token windows in .json) or evaluation.tasks=[arc_easy,…]"
         )
     for name in evaluation.tasks:
-        if name not in TASKS:
-            raise ConfigError(unknown("task in evaluation.tasks", name, TASKS))
+        one_of("task in evaluation.tasks", name, TASKS)
         if evaluation.tasks.count(name) > 1:
             raise ConfigError(f"evaluation.tasks names '{name}' twice: remove one")
     if evaluation.task_data is not None and not evaluation.tasks:
@@ -134,8 +132,8 @@ def _check_tasks(evaluation: EvaluationConfig) -> None:
             f"evaluation.task_data={evaluation.task_data} is read by no task: add "
             "evaluation.tasks=[arc_easy,…] or evaluation=zeroshot"
         )
-    _positive("evaluation.task_limit", evaluation.task_limit)
-    _positive("evaluation.batch_size", evaluation.batch_size)
+    at_least("evaluation.task_limit", evaluation.task_limit)
+    at_least("evaluation.batch_size", evaluation.batch_size)
 
 
 def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
@@ -145,10 +143,10 @@ def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
             f"{where}.bits={spec.bits} is out of range: allowed {', '.join(map(str, BITS))} "
             "(16 leaves the tensor as it is)"
         )
-    _one_of(f"{where}.scheme", spec.scheme, SCHEMES)
-    _one_of(f"{where}.granularity", spec.granularity, GRANULARITIES[tensor])
-    _one_of(f"{where}.clip_search", spec.clip_search, ("none", "grid"))
-    _positive(f"{where}.group_size", spec.group_size)
+    one_of(f"{where}.scheme", spec.scheme, SCHEMES)
+    one_of(f"{where}.granularity", spec.granularity, GRANULARITIES[tensor])
+    one_of(f"{where}.clip_search", spec.clip_search, ("none", "grid"))
+    at_least(f"{where}.group_size", spec.group_size)
     if not 0 < spec.clip_ratio <= 1:
         raise ConfigError(
             f"{where}.clip_ratio={spec.clip_ratio} is out of range: allowed 0 < ratio <= 1"
@@ -173,19 +171,9 @@ def _check_tensor(tensor: str, spec: TensorQuantization) -> None:
         )
 
 
-def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(unknown(where, value, allowed))
-
-
 def _file_name(where: str, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", value):
         raise ConfigError(
             f"{where}='{value}' becomes a file's name: "
             "allowed are letters, digits, '_', '-' and '.'"
         )
-
-
-def _positive(where: str, value: int | None, least: int = 1) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"{where}={value} is too small: allowed {least} or more")

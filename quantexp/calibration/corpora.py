@@ -15,7 +15,8 @@ Penn Treebank has no parquet files under a commit that could be confirmed, so it
 
 from dataclasses import dataclass
 
-from quantexp.errors import ConfigError, unknown
+from quantexp.errors import ConfigError
+from quantexp.values import one_of
 
 SAMPLING_VERSION = 1  # raised whenever the same file may give other windows
 
@@ -147,10 +148,10 @@ def check(
             f"{where} needs either a corpus ({', '.join(NAMES)}) or a path (FILE.txt, FILE.jsonl, "
             f"FILE.parquet or token windows in FILE.json), got corpus={corpus} path={path}"
         )
-    if corpus is not None and corpus not in NAMES:
-        raise ConfigError(unknown(f"{where}.corpus", corpus, NAMES))
-    if join is not None and join not in JOINS:
-        raise ConfigError(unknown(f"{where}.join", join, JOINS))
+    if corpus is not None:
+        one_of(f"{where}.corpus", corpus, NAMES)
+    if join is not None:
+        one_of(f"{where}.join", join, JOINS)
     if corpus is not None and (join or field):
         raise ConfigError(
             f"{where}: join={join} field={field} are for a user's file; corpus={corpus} has its "

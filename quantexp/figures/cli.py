@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantexp.errors import ConfigError, unknown
+from quantexp.errors import ConfigError
 from quantexp.experiment import record
 from quantexp.experiment.outputs import add_argument, option
 from quantexp.figures.draw import DATA, KINDS, draw, folder
+from quantexp.values import one_of
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -96,8 +97,7 @@ def _names(what: str, text: str | None, allowed: Sequence[str]) -> tuple[str, ..
     """A comma list, all of them where there is none."""
     found = tuple(part.strip() for part in (text or "").split(",") if part.strip())
     for name in found:
-        if name not in allowed:
-            raise ConfigError(unknown(what, name, allowed))
+        one_of(what, name, allowed)
     return found or tuple(allowed)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantexp.errors import ConfigError, unknown
 from quantexp.report.collect import Row
+from quantexp.values import one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,8 +59,7 @@ def draw(kind: str, rows: Sequence[Row], flatness: Mapping[str, Any] | None = No
         ConfigError: There is no such kind.
         MissingError: The records do not hold what the figure shows; says what would.
     """
-    if kind not in KINDS:
-        raise ConfigError(unknown("kind of figure", kind, KINDS))
+    one_of("kind of figure", kind, KINDS)
     from quantexp.figures import style
     from quantexp.figures.lines import MissingError
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from quantexp.errors import CalibrationError, ConfigError, unknown
+from quantexp.errors import CalibrationError, ConfigError
 from quantexp.methods.base import Holds, Method
+from quantexp.values import at_least, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,10 +65,8 @@ class AWQ(Method):
     def check(cls, config: ExperimentConfig) -> None:
         """Refuses what leaves nothing to search, and ranges that would be clipped twice."""
         o, weight = config.method.options, config.bits.weight
-        if o.gqa not in ("skip", "tie"):
-            raise ConfigError(unknown("method.gqa", o.gqa, ("skip", "tie")))
-        if o.grid < 1:
-            raise ConfigError(f"method.grid={o.grid} is too small: allowed 1 or more")
+        one_of("method.gqa", o.gqa, ("skip", "tie"))
+        at_least("method.grid", o.grid)
         if not (o.scaling or o.clipping):
             raise ConfigError(
                 "method=awq with scaling and clipping both off searches nothing: switch one on, "

@@ -12,9 +12,10 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from quantexp.config import TENSORS
-from quantexp.errors import ConfigError, unknown
+from quantexp.errors import ConfigError
 from quantexp.methods.base import Holds, Method
 from quantexp.quantization.sizes import hadamard, kronecker_sizes
+from quantexp.values import above_zero, one_of, share
 
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
@@ -113,13 +114,10 @@ class FlatQuant(Method):
         """Refuses rates, counts and choices outside their range, and what makes no sense."""
         o, bits = config.method.options, config.bits
         for key in ("epochs", "batch_size", "lr", "clip_lr_multiplier"):
-            if not getattr(o, key) > 0:
-                raise ConfigError(f"method.{key}={getattr(o, key)} must be greater than 0")
-        if not 0 <= o.alpha <= 1:
-            raise ConfigError(f"method.alpha={o.alpha} is out of range: allowed 0 to 1")
+            above_zero(f"method.{key}", getattr(o, key))
+        share("method.alpha", o.alpha)
         for key, allowed in CHOICES.items():
-            if getattr(o, key) not in allowed:
-                raise ConfigError(unknown(f"method.{key}", getattr(o, key), allowed))
+            one_of(f"method.{key}", getattr(o, key), allowed)
         if not (o.transform or o.per_channel_scaling or o.clipping):
             raise ConfigError(
                 "method=flatquant with transform, per_channel_scaling and clipping all off learns "

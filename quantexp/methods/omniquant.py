@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quantexp.errors import ConfigError, unknown
+from quantexp.errors import ConfigError
 from quantexp.methods.base import Holds, Method
+from quantexp.values import above_zero, one_of, share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,18 +82,15 @@ class OmniQuant(Method):
         """Refuses rates, counts and choices outside their range, and what would learn nothing."""
         o, bits = config.method.options, config.bits
         for key in ("epochs", "batch_size", "lwc_lr", "let_lr"):
-            if not getattr(o, key) > 0:
-                raise ConfigError(f"method.{key}={getattr(o, key)} must be greater than 0")
-        if not 0 <= o.alpha <= 1:
-            raise ConfigError(f"method.alpha={o.alpha} is out of range: allowed 0 to 1")
+            above_zero(f"method.{key}", getattr(o, key))
+        share("method.alpha", o.alpha)
         choices = {
             "let": ("auto", "on", "off"),
             "letqk": ("tied", "untied", "off"),
             "init": ("smoothquant", "awq", "ones"),
         }
         for key, allowed in choices.items():
-            if getattr(o, key) not in allowed:
-                raise ConfigError(unknown(f"method.{key}", getattr(o, key), allowed))
+            one_of(f"method.{key}", getattr(o, key), allowed)
         let = scales_are_learned(o, bits)
         if not (o.lwc or let):
             raise ConfigError(

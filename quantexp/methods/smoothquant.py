@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantexp.errors import ConfigError
 from quantexp.methods.base import Method
+from quantexp.values import share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +47,7 @@ class SmoothQuant(Method):
         o, bits = config.method.options, config.bits
         given = {"alpha": o.alpha} | {f"alpha_grid[{i}]": a for i, a in enumerate(o.alpha_grid)}
         for key, alpha in given.items():
-            if not 0 <= alpha <= 1:
-                raise ConfigError(f"method.{key}={alpha} is out of range: allowed 0 to 1")
+            share(f"method.{key}", alpha)
         if o.alpha_grid and not (bits.weight.active or bits.activation.active):
             raise ConfigError(
                 f"method.alpha_grid={list(o.alpha_grid)} with bits={bits.label}: neither weights "

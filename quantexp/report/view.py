@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantexp.errors import ConfigError, unknown
+from quantexp.values import one_of
 
 DIMENSIONS = ("model", "protocol", "method", "bits", "dataset")
 
@@ -26,8 +27,7 @@ class View:
 
     def __post_init__(self) -> None:
         for name in (*self.rows, *self.cols):
-            if name not in DIMENSIONS:
-                raise ConfigError(unknown("dimension of a table", name, DIMENSIONS))
+            one_of("dimension of a table", name, DIMENSIONS)
         named = [*self.rows, *self.cols]
         if twice := {name for name in named if named.count(name) > 1}:
             raise ConfigError(
