@@ -12,7 +12,7 @@ from quantexp.errors import ConfigError
 from quantexp.experiment.cell import Cell
 from quantexp.methods.awq import AWQ
 from quantexp.precision import products
-from quantexp.quantization import rounding
+from quantexp.quantization import gptq
 from quantexp.quantization.block import QuantBlock
 from quantexp.quantization.linear import QuantLinear
 
@@ -53,7 +53,7 @@ def test_passes_follow_the_configuration_statistics_and_factorizations_do_not(
     spy(QuantLinear, "forward", monkeypatch, lambda *_: passes.add(setting()))
     spy(AWQ, "fit", monkeypatch, lambda *_: searches.add(setting()))
     spy(torch.Tensor, "addmm_", monkeypatch, lambda *_, **__: exact.add(setting()))
-    spy(rounding, "_inverse_factor", monkeypatch, lambda *_: exact.add(setting()))
+    spy(gptq, "_inverse_factor", monkeypatch, lambda *_: exact.add(setting()))
     before = setting()
     calibrated(streamed(config), config, TOKENS, tmp_path)
     assert passes == searches == {"ieee" if chosen == "float32" else "tf32"}

@@ -1,7 +1,7 @@
 """The numerical ladder: how a block is fitted again when its loss is no longer finite.
 
 Each failure steps one rung down; the record holds every rung that was taken with its cause, and
-tables mark the cell. GPTQ's damping has its own steps (``quantization/rounding.py``). What is done
+tables mark the cell. GPTQ's damping has its own steps (``quantization/gptq.py``). What is done
 where a device's memory is short is told in the same way.
 """
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError
 from quantexp.quantization.block import QuantBlock
+from quantexp.quantization.gptq import Hessian, gptq
 from quantexp.quantization.linear import QuantLinear
-from quantexp.quantization.rounding import Hessian, gptq, rtn
+from quantexp.quantization.rounding import rtn
 
 Observe = Callable[[Mapping[str, Callable[[Tensor], None]]], None]
 

@@ -1,6 +1,6 @@
 """Round to nearest: the quantizer alone. No data, no transform, no compensation.
 
-With ``rounding=gptq`` this is GPTQ (arXiv 2210.17323): see ``quantization/rounding.py``.
+With ``rounding=gptq`` this is GPTQ (arXiv 2210.17323): see ``quantization/gptq.py``.
 """
 
 from quantexp.methods.base import Holds, Method

@@ -38,9 +38,9 @@ from quantexp.errors import CalibrationError, ConfigError
 from quantexp.methods.base import Method
 from quantexp.models.load import StreamedModel
 from quantexp.quantization.block import QuantBlock
+from quantexp.quantization.gptq import Hessian
 from quantexp.quantization.linear import QuantLinear
 from quantexp.quantization.quantizer import Quantizer
-from quantexp.quantization.rounding import Hessian
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},

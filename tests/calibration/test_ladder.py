@@ -14,7 +14,7 @@ from quantexp.calibration import blocks, gradient
 from quantexp.calibration.ladder import Rung, rungs
 from quantexp.config import ExperimentConfig
 from quantexp.errors import CalibrationError
-from quantexp.quantization import rounding
+from quantexp.quantization import gptq
 
 TOKENS = windows()
 
@@ -94,9 +94,9 @@ def test_gptq_says_which_damping_it_needed(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tiny_folder, "rtn", rounding="gptq")
-    factor = rounding._inverse_factor
+    factor = gptq._inverse_factor
     monkeypatch.setattr(
-        rounding, "_inverse_factor", lambda H, damping: (factor(H, damping)[0], damping * 10)
+        gptq, "_inverse_factor", lambda H, damping: (factor(H, damping)[0], damping * 10)
     )
     for block in report_of(tmp_path, config):
         assert {taken["step"] for taken in block["ladder"]} == {"damping 0.1"}

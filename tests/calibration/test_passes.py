@@ -22,8 +22,8 @@ from quantexp.calibration import passes
 from quantexp.config import ExperimentConfig
 from quantexp.experiment import faults
 from quantexp.quantization.block import QuantBlock
+from quantexp.quantization.gptq import Hessian
 from quantexp.quantization.linear import QuantLinear
-from quantexp.quantization.rounding import Hessian
 
 TOKENS = windows(4, 32)
 

@@ -31,8 +31,9 @@ from quantexp.experiment.cell import Cell
 from quantexp.experiment.preflight import problems
 from quantexp.quantization.block import QuantBlock
 from quantexp.quantization.clipping import WeightRange
+from quantexp.quantization.gptq import gptq
 from quantexp.quantization.quantizer import Quantizer
-from quantexp.quantization.rounding import gptq, rtn
+from quantexp.quantization.rounding import rtn
 from quantexp.quantization.scaling import RowScaling, Scaling, keep_from_zero
 
 TOKENS = windows()

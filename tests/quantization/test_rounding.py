@@ -10,8 +10,9 @@ from torch import Tensor
 from quantexp.config import SCHEMES, GPTQConfig, TensorQuantization
 from quantexp.errors import CalibrationError
 from quantexp.quantization import rounding
+from quantexp.quantization.gptq import GPTQReport, Hessian, gptq
 from quantexp.quantization.quantizer import Quantizer, to_integers
-from quantexp.quantization.rounding import GPTQReport, Hessian, IntegerWeight, gptq, rtn
+from quantexp.quantization.rounding import IntegerWeight, rtn
 
 DEFAULT = GPTQConfig()
 
