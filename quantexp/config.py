@@ -5,7 +5,7 @@ Everything behind the command line works on these objects; no OmegaConf object g
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,23 +108,25 @@ class BitsConfig:
     @property
     def forward(self) -> dict[str, Any]:
         """What acts only when the model runs: everything but the weights."""
-        return {name: plain(getattr(self, name)) for name in TENSORS if name != "weight"}
+        return {name: plain(spec) for name, spec in self._forward()}
+
+    def _forward(self) -> Iterator[tuple[str, TensorQuantization]]:
+        return ((name, getattr(self, name)) for name in TENSORS if name != "weight")
 
     @property
     def static(self) -> bool:
         """Whether a quantized tensor has a stored range, which calibration must observe."""
-        specs = (getattr(self, name) for name in TENSORS if name != "weight")
-        return any(spec.active and not spec.dynamic for spec in specs)
+        return any(spec.active and not spec.dynamic for _, spec in self._forward())
 
     @property
     def per_batch(self) -> bool:
         """Whether a range is taken from all of a batch, so that its windows see each other."""
-        return any(getattr(self, name).per_batch for name in TENSORS if name != "weight")
+        return any(spec.per_batch for _, spec in self._forward())
 
     @property
     def running(self) -> bool:
         """Whether anything is quantized while the model runs: any tensor but the weights."""
-        return any(getattr(self, name).active for name in TENSORS if name != "weight")
+        return any(spec.active for _, spec in self._forward())
 
     @property
     def active(self) -> bool:

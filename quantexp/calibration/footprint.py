@@ -15,7 +15,7 @@ TOKENS = 8192  # that one pass without gradients takes at once (calibration/pass
 LOGITS = 1 << 29  # bytes of float32 logits held at once (evaluation/perplexity.py)
 FLOAT = 4  # bytes; fits run in float32
 _INTEGERS = 2  # bytes per weight until they are packed
-_MATRICES = 8  # (C, C) of GPTQ: Hessian, its copy, damped, lower, inverse, upper, LAPACK's own
+_MATRICES = 8  # (C, C) of GPTQ: Hessian, its copy, damped, lower, turned, inverse, LAPACK's own
 _SCORES = 4  # (O, C) of GPTQ: weight as merged, as rounded, integers, the linear's own
 _HEAP = 32 << 20  # bytes from which glibc maps a piece of memory by itself
 

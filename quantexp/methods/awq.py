@@ -59,7 +59,8 @@ class AWQ(Method):
 
     Options = AWQOptions
     streams = ("fp",)
-    holds = Holds(weights=3.2, passes=1.6)  # inputs and outputs of the modules it searches
+    # scaled weights beside the others; inputs and outputs of the modules it searches
+    holds = Holds(weights=3.2, passes=1.6)
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:

@@ -267,5 +267,4 @@ class OmniQuant(Method):
 
 def scales_are_learned(options: OmniQuantOptions, bits: BitsConfig) -> bool:
     """Whether LET is on for these bits."""
-    forward = (bits.activation, bits.key, bits.value, bits.query)
-    return options.let == "on" or (options.let == "auto" and any(spec.active for spec in forward))
+    return options.let == "on" or (options.let == "auto" and bits.running)

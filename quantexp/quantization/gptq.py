@@ -78,7 +78,8 @@ def gptq(
     if order is not None:
         W, H = W[order], H[order][:, order]
         # static groups are neighbours in the weight, others neighbours in the order of rounding
-        group_of = group_of[order] if scales.fixed else group_of
+        if scales.fixed:
+            group_of = group_of[order]
     U, damping = _inverse_factor(H, options.damping)
     Q, loss = _round(W, U, scales, group_of.tolist(), options.block_size)
     group_index = None
@@ -87,9 +88,10 @@ def gptq(
         Q = Q[back]
         group_index = None if scales.fixed else group_of[back].int()
     heights = [len(w) for w in weights]
-    whole = (Q.T.contiguous(), scales.scale.T.contiguous(), scales.zero.T.to(torch.int16), loss)
+    whole = (Q, scales.scale.to(stored), scales.zero.to(torch.int16))
     found = []
-    for q, s, z, lost in zip(*(t.split(heights) for t in whole), strict=True):
+    parts = (*(t.T.contiguous().split(heights) for t in whole), loss.split(heights))
+    for q, s, z, lost in zip(*parts, strict=True):
         # copies: a checkpoint's tensors must not share memory
         index = None if group_index is None else group_index.clone()
         rounded = IntegerWeight(q, s.clone(), z.clone(), spec, index)
@@ -103,7 +105,7 @@ class _Scales:
     Attributes:
         size: Columns of a group.
         fixed: All groups are known before the first column is rounded.
-        scale: (G, O), in the checkpoint's dtype.
+        scale: (G, O), rounded to the checkpoint's dtype, in the weight's.
         zero: (G, O).
     """
 
@@ -121,10 +123,9 @@ class _Scales:
         self.fixed = static or self.size == C
         if self.fixed:
             scale, zero = self._of(W, factors)
-            self.scale, self.zero = scale.T.contiguous(), zero.T.contiguous()
+            self.scale, self.zero = scale.to(W.dtype).T.contiguous(), zero.T.contiguous()
         else:
-            self.scale = W.new_empty(C // self.size, rows, dtype=stored)
-            self.zero = W.new_empty(C // self.size, rows)
+            self.scale, self.zero = (W.new_empty(C // self.size, rows) for _ in range(2))
 
     def begin(self, group: int, W: Tensor) -> None:
         """A group that is not fixed takes its range from its columns (g, O)."""
@@ -139,7 +140,7 @@ class _Scales:
 
     def integers(self, column: Tensor, group: int) -> tuple[Tensor, Tensor]:
         """The integers of a column (O,), and what is left of it."""
-        spec, scale, zero = self._spec, self.scale[group].to(column.dtype), self.zero[group]
+        spec, scale, zero = self._spec, self.scale[group], self.zero[group]
         q = to_integers(column, scale, zero, spec.bits, spec.scheme)
         return q, column - (q - zero) * scale
 

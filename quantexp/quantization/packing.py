@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_WORDS = 1 << 17  # handled at once: a few MiB, which stay in the cache of a processor
+from quantexp.quantization.pieces import pieces
 
 
 def pack(integers: Tensor, bits: int, least: int) -> Tensor:
     """Packs integers (O, C) in [least, least + 2^bits) into bytes (O, ceil(C·bits/8))."""
     size = -(-integers.shape[1] * bits // 8)
-    parts = integers.split(max(1, _WORDS * 8 // integers.shape[1]))
-    return torch.cat([_pack(rows - least, bits)[:, :size] for rows in parts])
+    parts = [_pack(integers[at] - least, bits)[:, :size] for at in pieces(*integers.shape)]
+    return torch.cat(parts)
 
 
 def unpack(packed: Tensor, bits: int, least: int, columns: int) -> Tensor:
     """The inverse of :func:`pack`: int16 integers (O, columns)."""
-    parts = packed.split(max(1, _WORDS * 8 // columns))
-    return torch.cat([_unpack(rows, bits)[:, :columns] + least for rows in parts])
+    parts = [_unpack(packed[at], bits)[:, :columns] + least for at in pieces(len(packed), columns)]
+    return torch.cat(parts)
 
 
 def _pack(codes: Tensor, bits: int) -> Tensor:

@@ -29,8 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from quantexp.config import TensorQuantization
-
-PIECE = 1 << 19  # elements handled at once where they need not be handled together
+from quantexp.quantization.pieces import PIECE, pieces
 
 
 class _RoundStraightThrough(torch.autograd.Function):
@@ -200,20 +199,20 @@ class Quantizer(nn.Module):
             return x
         if not torch.is_grad_enabled() and self._in_parts(x):
             out = torch.empty_like(x)
-            size = max(1, PIECE // x.shape[-1])
-            rows, places = (t.view(-1, x.shape[-1]).split(size) for t in (x, out))
-            for part, place in zip(rows, places, strict=True):
-                place.copy_(self._quantized(part))
+            rows, found = (t.view(-1, x.shape[-1]) for t in (x, out))
+            for at in pieces(*rows.shape):
+                found[at] = self._quantized(rows[at])
             return out
         return self._quantized(x)
 
     def _in_parts(self, x: Tensor) -> bool:
         """Whether rows are taken a few at a time: a processor's cache holds them, not all of x."""
+        if x.numel() <= 2 * PIECE or x.device.type != "cpu" or not x.is_contiguous():
+            return False
         from quantexp.quantization.clipping import LearnedRange
 
         alone = self.spec.granularity != "per_tensor" and not self._heads_in_one_row(x)
-        alone &= isinstance(self.clip, LearnedRange | None)  # others have factors for each row
-        return alone and x.is_contiguous() and x.device.type == "cpu" and x.numel() > 2 * PIECE
+        return alone and isinstance(self.clip, LearnedRange | None)  # others: factors for each row
 
     def _quantized(self, x: Tensor) -> Tensor:
         # float16 scales of quiet tokens underflow to 0 / 0, bfloat16 has too few digits for x / s

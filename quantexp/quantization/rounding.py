@@ -1,6 +1,5 @@
 """Merged weights become integers: the nearest ones (RTN), and what a rounded weight is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,8 @@ from torch import Tensor
 
 from quantexp.config import TensorQuantization
 from quantexp.quantization.clipping import grid_search
-from quantexp.quantization.quantizer import PIECE, scale_and_zero, to_integers
+from quantexp.quantization.pieces import pieces
+from quantexp.quantization.quantizer import scale_and_zero, to_integers
 
 Factors = tuple[Tensor, Tensor]  # learned factors (O, G, 1) of a range's lower and upper end
 
@@ -42,7 +42,7 @@ class IntegerWeight:
             integers = self.integers
             scale, zero = (t[:, self.group_index.long()] for t in (self.scale, self.zero))
         weight = torch.empty_like(integers, dtype=dtype)
-        for at in _pieces(self.integers):
+        for at in pieces(*self.integers.shape):
             weight[at] = (integers[at] - zero[at]).to(wide).mul_(scale[at].to(wide))
         return weight.view(self.integers.shape)
 
@@ -63,16 +63,10 @@ def rtn(
     scale, zero = range_parameters(groups, spec, stored, factors)
     wide = scale.to(weight.dtype)
     q = torch.empty_like(groups, dtype=torch.int16)
-    for at in _pieces(weight):
+    for at in pieces(*weight.shape):
         s, z = wide[at, :, None], zero[at, :, None]
         q[at] = to_integers(groups[at], s, z, spec.bits, spec.scheme)
     return IntegerWeight(q.flatten(1), scale, zero.to(torch.int16), spec)
-
-
-def _pieces(weight: Tensor) -> Iterator[slice]:
-    """Runs of rows of (O, C) that stay in the cache of a processor between two operations."""
-    rows = max(1, PIECE // weight.shape[1])
-    return (slice(first, first + rows) for first in range(0, weight.shape[0], rows))
 
 
 def weight_groups(weight: Tensor, spec: TensorQuantization) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quantexp.config import BITS
-from quantexp.quantization import packing
+from quantexp.quantization import pieces
 from quantexp.quantization.packing import pack, unpack
 
 
@@ -19,7 +19,7 @@ def test_o10_round_trip_is_exact_and_dense(
     draw = torch.Generator().manual_seed(bits)
     integers = torch.randint(least, least + 2**bits, (17, columns), generator=draw).short()
     integers[0, :2] = torch.tensor([least, least + 2**bits - 1])
-    monkeypatch.setattr(packing, "_WORDS", 30)  # several parts
+    monkeypatch.setattr(pieces, "PIECE", 240)  # several parts
     packed = pack(integers, bits, least)
     assert packed.dtype == torch.uint8
     assert packed.shape == (17, -(-columns * bits // 8))

@@ -6,7 +6,8 @@ from helpers import spec, spy
 from torch import Tensor
 
 from quantexp.config import BITS, SCHEMES
-from quantexp.quantization import quantizer as module
+from quantexp.quantization import pieces
+from quantexp.quantization import quantizer as quantizer_module
 from quantexp.quantization.clipping import LearnedClamp, LearnedRange, grid_search
 from quantexp.quantization.quantizer import (
     Quantizer,
@@ -383,7 +384,8 @@ def test_a_few_rows_at_a_time_give_what_all_give(
     quantizer.clip = LearnedRange() if learned else None
     with torch.no_grad():
         whole = quantizer(x)
-        monkeypatch.setattr(module, "PIECE", 5 * 64)
+        for module in (pieces, quantizer_module):
+            monkeypatch.setattr(module, "PIECE", 5 * 64)
         calls: list[int] = []
         spy(Quantizer, "_quantized", monkeypatch, lambda _, part: calls.append(len(part)))
         assert torch.equal(quantizer(x), whole)

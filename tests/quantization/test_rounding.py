@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantexp.config import SCHEMES, GPTQConfig, TensorQuantization
 from quantexp.errors import CalibrationError
-from quantexp.quantization import rounding
+from quantexp.quantization import pieces
 from quantexp.quantization.gptq import GPTQReport, Hessian, gptq
 from quantexp.quantization.quantizer import Quantizer, to_integers
 from quantexp.quantization.rounding import IntegerWeight, rtn
@@ -79,7 +79,7 @@ def test_rtn_of_a_few_rows_at_a_time_is_rtn(
     w, _ = problem(rows=37)
     what = spec(3, "asymmetric", group_size=group_size, granularity=granularity)
     whole = nearest(w, what)
-    monkeypatch.setattr(rounding, "PIECE", 5 * w.shape[1])  # 37 rows, 5 at a time
+    monkeypatch.setattr(pieces, "PIECE", 5 * w.shape[1])  # 37 rows, 5 at a time
     parts = nearest(w, what)
     assert torch.equal(parts.integers, whole.integers)
     assert torch.equal(parts.dequantize(w.dtype), whole.dequantize(w.dtype))
