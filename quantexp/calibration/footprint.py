@@ -16,7 +16,7 @@ LOGITS = 1 << 29  # bytes of float32 logits held at once (evaluation/perplexity.
 FLOAT = 4  # bytes; fits run in float32
 _INTEGERS = 2  # bytes per weight until they are packed
 _MATRICES = 8  # (C, C) of GPTQ: Hessian, its copy, damped, lower, turned, inverse, LAPACK's own
-_SCORES = 4  # (O, C) of GPTQ: weight as merged, as rounded, integers, the linear's own
+_SCORES = 5  # (O, C) of GPTQ: weight as merged, turned, rounded, integers, the linear's own
 _HEAP = 32 << 20  # bytes from which glibc maps a piece of memory by itself
 
 
@@ -59,15 +59,17 @@ def fitting(
     """
     weights, wide = model.shape.block_weights, max(model.hidden, model.intermediate)
     tokens = _at_once(count, length)
-    fit = method.holds.weights * FLOAT * _spread(model)
-    fit += FLOAT * _per_token(model) * max(
-        method.holds.passes * tokens,
-        method.holds.trained * length * min(count, getattr(method.options, "batch_size", 0)),
+    holds = method.holds(config.bits)
+    fit = holds.weights * FLOAT * _spread(model)
+    running = config.bits.running
+    fit += FLOAT * _per_token(model, running) * max(
+        holds.passes * tokens,
+        holds.trained * length * min(count, getattr(method.options, "batch_size", 0)),
     )  # fmt: skip
     if config.rounding == "gptq":
         held = (FLOAT + _INTEGERS) * weights
         factors = FLOAT * (_MATRICES * wide**2 + _SCORES * model.hidden * model.intermediate)
-        watched = FLOAT * (wide**2 + (_per_token(model) + wide) * tokens)
+        watched = FLOAT * (wide**2 + (_per_token(model, running) + wide) * tokens)
         # Hessians of all experts that are rounded at once: gate and up, then down
         experts = FLOAT * model.shape.experts * max(2 * model.hidden**2, model.intermediate**2)
         fit = max(fit, held + experts + max(factors, watched))
@@ -86,8 +88,9 @@ def evaluating(
         length: Tokens of each.
         itemsize: Bytes of a weight and of a hidden state.
     """
-    width = FLOAT if bits.running else itemsize  # quantizers compute in float32
-    passing = width * _per_token(model) * _at_once(count, length)
+    # quantizers compute in float32: one activation as it came, and as it is rounded
+    rounded = 2 * FLOAT * max(model.hidden, model.intermediate) if bits.running else 0
+    passing = (itemsize * _per_token(model, False) + rounded) * _at_once(count, length)
     block = (itemsize + _INTEGERS) * model.shape.block_weights + 2 * FLOAT * model.hidden * (
         model.intermediate
     )
@@ -126,6 +129,9 @@ def _at_once(count: int, length: int) -> int:
     return min(count, max(1, TOKENS // max(1, length))) * length
 
 
-def _per_token(model: ModelSource) -> int:
-    """Numbers that are alive for a token within a pass, by the widths of MLP and residual."""
-    return 6 * model.intermediate + 9 * model.hidden
+def _per_token(model: ModelSource, quantized: bool) -> int:
+    """Numbers that are alive for a token within a pass, by the widths of MLP and residual.
+
+    Quantized activations lie beside those that they are rounded from.
+    """
+    return (6 if quantized else 5) * model.intermediate + 9 * model.hidden

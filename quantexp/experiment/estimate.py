@@ -19,7 +19,7 @@ from quantexp.experiment.cell import Cell, Evaluation, model_name
 from quantexp.experiment.plan import Job
 from quantexp.models.source import ModelSource
 
-_RUNTIME = 512 << 20  # bytes: Python, torch, transformers, the tokenizer; runs differ by 30 MiB
+_RUNTIME = 464 << 20  # bytes: Python, torch, transformers, the tokenizer; runs differ by 30 MiB
 _WINDOWS = 320  # of a test set whose length is not known before it is read
 _SHARD = 4 << 30  # bytes per consolidated file (calibration/checkpoint.py)
 _RECORD = 64 << 10  # bytes of one record, large ones included

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from quantexp.calibration.blocks import CalibrationBlock
-    from quantexp.config import ExperimentConfig
+    from quantexp.config import BitsConfig, ExperimentConfig
     from quantexp.models.architectures import Site
     from quantexp.quantization.block import QuantBlock
     from quantexp.quantization.quantizer import Quantizer
@@ -59,8 +59,6 @@ class AWQ(Method):
 
     Options = AWQOptions
     streams = ("fp",)
-    # scaled weights beside the others; inputs and outputs of the modules it searches
-    holds = Holds(weights=3.2, passes=1.6)
 
     @classmethod
     def check(cls, config: ExperimentConfig) -> None:
@@ -91,6 +89,10 @@ class AWQ(Method):
                 f"bits.weight.clip_ratio={weight.clip_ratio} on top of method.clipping: weights "
                 "would be clipped twice; leave them at none and 1.0, or set method.clipping=false"
             )
+
+    def holds(self, bits: BitsConfig) -> Holds:
+        """Scaled weights beside the others; inputs and outputs of the modules it searches."""
+        return Holds(weights=3.3, passes=1.9)
 
     def fit(self, block: CalibrationBlock) -> dict[str, Any]:
         """Installs the best scale of each site, then the best clip of each weight group."""

@@ -14,7 +14,7 @@ from quantexp.errors import ConfigError
 
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
-    from quantexp.config import ExperimentConfig
+    from quantexp.config import BitsConfig, ExperimentConfig
     from quantexp.models.source import ModelSource
 
 
@@ -54,7 +54,6 @@ class Method:
             none (see docs/architectures.md) is then refused.
         autocast: Name of the 16-bit dtype of matrix products while fitting (``bfloat16``,
             ``float16``), or ``None``. Parameters and statistics stay in float32.
-        holds: What ``fit`` holds in memory at its peak.
         more_streams: Buffers of activations (B, T, C) that ``fit`` makes for itself.
 
     An attribute that depends on the options is a property.
@@ -67,7 +66,6 @@ class Method:
     seeded: bool = False
     transforms: bool = True
     autocast: str | None = None
-    holds: Holds = Holds()
     more_streams: tuple[str, ...] = ()
 
     def __init__(self, options: Any) -> None:
@@ -88,6 +86,10 @@ class Method:
         Raises:
             ConfigError: With the value, what is allowed and the fix.
         """
+
+    def holds(self, bits: BitsConfig) -> Holds:
+        """What ``fit`` holds in memory at its peak."""
+        return Holds()
 
     def fit(self, block: CalibrationBlock) -> dict[str, Any]:
         """Fits one block: installs transforms and clips into ``block.module``.

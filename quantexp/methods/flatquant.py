@@ -19,7 +19,7 @@ from quantexp.values import above_zero, one_of, share
 
 if TYPE_CHECKING:
     from quantexp.calibration.blocks import CalibrationBlock
-    from quantexp.config import ExperimentConfig
+    from quantexp.config import BitsConfig, ExperimentConfig
     from quantexp.models.architectures import Site
     from quantexp.models.source import ModelSource
     from quantexp.quantization.factors import Factor
@@ -96,7 +96,6 @@ class FlatQuant(Method):
     Options = FlatQuantOptions
     version = 2
     streams = ("fp",)
-    holds = Holds(weights=7.8, trained=3.5)
     uses_forward_bits = True
 
     @property
@@ -197,6 +196,10 @@ class FlatQuant(Method):
                         "here (1, 2, multiples of 4 by Paley and Sylvester: 2^k, 12·2^k, 20·2^k, "
                         "28·2^k, …); give other kronecker sizes, or method.init=random"
                     )
+
+    def holds(self, bits: BitsConfig) -> Holds:
+        """Each weight between two transforms, rounded, and what autograd keeps of that."""
+        return Holds(weights=8.0, trained=3.5)
 
     def fit(self, block: CalibrationBlock) -> dict[str, Any]:
         """Installs transforms and clips, then trains them (equation 4)."""

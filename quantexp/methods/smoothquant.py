@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantexp.errors import ConfigError
-from quantexp.methods.base import Method
+from quantexp.methods.base import Holds, Method
 from quantexp.values import share
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from quantexp.calibration.blocks import CalibrationBlock
-    from quantexp.config import ExperimentConfig
+    from quantexp.config import BitsConfig, ExperimentConfig
     from quantexp.quantization.transforms import Diagonal
 
 
@@ -54,6 +54,10 @@ class SmoothQuant(Method):
                 "nor inputs of linears are quantized, so every alpha gives the same outputs; use "
                 "method.alpha_grid=[] or other bits"
             )
+
+    def holds(self, bits: BitsConfig) -> Holds:
+        """Passes that measure each channel."""
+        return Holds(passes=1.1)
 
     def fit(self, block: CalibrationBlock) -> dict[str, Any]:
         """Installs x/s and W·s behind both norms (equation 3); o and down stay as they are."""
