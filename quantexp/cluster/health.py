@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from quantexp.experiment import record
+from quantexp.experiment import quota, record
 from quantexp.experiment.code import science
-from quantexp.experiment.estimate import free_bytes, readable_size
+from quantexp.experiment.estimate import readable_size
 from quantexp.resources import PACKAGE
 from quantexp.typed import build, plain
 
-OK, WARNING, FAILED = "ok", "warning", "FAILED"
+STATES = OK, WARNING, FAILED = "ok", "warning", "FAILED"
 PACKAGES = (
     "torch",
     "transformers",
@@ -44,6 +44,7 @@ PACKAGES = (
 IMPORTS = ("torch", "quantexp.experiment.calibrate", "quantexp.experiment.evaluate")
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "WANDB_MODE")
 _LITTLE, _SCARCE = 200 << 20, 10 << 30  # bytes free below which it fails, or warns
+_FILES = 100, 10_000  # the same of files: a cell writes some ten
 _SLOW = 1.0  # seconds for a small file, from which the file system is called slow
 _PATIENCE = 3.0  # seconds to wait for a connection
 
@@ -217,12 +218,23 @@ def _writable(outputs: Path, token: str | None) -> Check:
 
 
 def _disk(outputs: Path) -> Check:
-    free = free_bytes(outputs)
-    text = f"{readable_size(free)} free"
-    if free < _SCARCE:
-        fix = "python -m quantexp clean --state done, or paths.outputs=FOLDER on a larger disk"
-        return Check("disk", FAILED if free < _LITTLE else WARNING, text, fix)
-    return Check("disk", OK, f"{text} (quotas are not looked at)")
+    """The file system's room and every quota that can be read; the tightest decides."""
+    said, state = [], OK
+    for room in quota.rooms(outputs):
+        left = []
+        if room.bytes is not None:
+            left.append(readable_size(room.bytes))
+            state = max(state, _scarce(room.bytes, _LITTLE, _SCARCE), key=STATES.index)
+        if room.files is not None:
+            left.append(f"{room.files} files")
+            state = max(state, _scarce(room.files, *_FILES), key=STATES.index)
+        said.append(f"{room.whose} has {' and '.join(left)} left")
+    fix = "python -m quantexp clean --state done, or paths.outputs=FOLDER on a larger disk"
+    return Check("disk", state, "; ".join(said), "" if state == OK else fix)
+
+
+def _scarce(left: int, little: int, scarce: int) -> str:
+    return FAILED if left < little else WARNING if left < scarce else OK
 
 
 def _caches(expected: Mapping[str, Any] | None) -> Check:
@@ -278,7 +290,7 @@ def _tracker(mode: str) -> Check:
         return Check("W&B", OK, "switched off")
     if mode == "offline" or os.environ.get("WANDB_MODE") == "offline":
         return Check("W&B", OK, "offline: python -m quantexp sync uploads later")
-    code = "from quantexp.tracking.wandb_run import *; print(offline_because('auto') or '')"
+    code = "from quantexp.tracking import wandb_run as w; print(w.offline_because('auto') or '')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -14,7 +14,7 @@ from helpers import make_config
 from quantexp.__main__ import main
 from quantexp.cluster import doctor, health
 from quantexp.cluster.health import FAILED, OK, WARNING, Check, Request, checks
-from quantexp.experiment import record
+from quantexp.experiment import quota, record
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +73,8 @@ def test_a_missing_gpu_a_foreign_disk_and_a_broken_import_fail_with_a_fix(
 def test_little_space_and_no_network_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "free_bytes", lambda outputs: 1 << 30)
+    system = quota.Room("its file system", 1 << 30, 1 << 20)
+    monkeypatch.setattr(quota, "rooms", lambda folder: [system])
     monkeypatch.setattr("quantexp.calibration.hub.offline", lambda: False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(health, "_version", lambda name: None if name == "lm-eval" else "1")
@@ -83,6 +84,26 @@ def test_little_space_and_no_network_are_warned_of(
     assert (found["disk"].state, found["hub"].state) == (WARNING, WARNING)
     assert "prefetch" in found["hub"].fix
     assert found["packages"].text == "missing: lm-eval"
+
+
+@pytest.mark.parametrize(
+    ("room", "state", "said"),
+    [
+        (quota.Room("your quota", 1 << 40, None), OK, "your quota has 1024.0 GiB left"),
+        (quota.Room("your quota", 1 << 30, None), WARNING, "your quota has 1.0 GiB left"),
+        (quota.Room("your quota", 1 << 40, 20), FAILED, "1024.0 GiB and 20 files left"),
+        (quota.Room("the quota of group a", None, 2000), WARNING, "group a has 2000 files left"),
+    ],
+)
+def test_the_tightest_limit_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: quota.Room, state: str, said: str
+) -> None:
+    ample = quota.Room("its file system", 1 << 50, 1 << 30)
+    monkeypatch.setattr(quota, "rooms", lambda folder: [ample, room])
+    found = here(tmp_path)["disk"]
+    assert found.state == state
+    assert said in found.text
+    assert bool(found.fix) == (state != OK)
 
 
 def test_a_check_that_breaks_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
