@@ -79,7 +79,8 @@ def unknown_key(key: str, composed: Mapping[str, Any]) -> str:
         name = composed.get("method", {}).get("name")
         return f"unknown key '{key}': {option} belongs to {', '.join(owners)}, not to {name}"
     known = list(_keys(composed))
-    ranked = sorted(known, key=lambda k: _similarity(key, k), reverse=True)
+    others = [k for k in known if not key.startswith(f"{k}.")]  # what it lies in, it does not mean
+    ranked = sorted(others, key=lambda k: _similarity(key, k), reverse=True)
     near = ranked[0] if ranked and _similarity(key, ranked[0]) >= _NEAR else None
     parent = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == parent]

@@ -53,6 +53,7 @@ WRONG = [
     ("data.num_sample=3", "data.num_sample'", "did you mean 'data.num_samples'"),
     ("seq_len=3", "'seq_len'", "data.seq_len"),
     ("method=flatquant method.epoch=3", "method.epoch'", "did you mean 'method.epochs'"),
+    ("method=flatquant method.nope=3", "method.nope': allowed here: method.name"),
     ("method=rtn method.alpha=0.5", "method.alpha", "smoothquant"),
     ("method=rtn,smoothquant", "method=rtn,smoothquant", "-m"),
     ("method=null", "method=null", "flatquant"),
