@@ -223,8 +223,7 @@ class QuantBlock:
         for name, quantizer in self.quantizers():
             if f"clip.{name}" in state and quantizer.active:
                 clip = LearnedRange()
-                clip.logits.data = state[f"clip.{name}"]
-                clip.requires_grad_(False)
+                clip.logits = nn.Parameter(state[f"clip.{name}"], requires_grad=False)
                 quantizer.clip = clip
             if f"range.{name}" in state:
                 quantizer.low, quantizer.high = state[f"range.{name}"].unbind()
