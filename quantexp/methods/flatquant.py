@@ -208,7 +208,6 @@ class FlatQuant(Method):
         o = self.options
         self._install_transforms(block)
         clips = self._install_clips(block) if o.clipping else []
-        block.quant.module.to(block.device)
         apart = {id(p) for p in clips}
         parameters = block.quant.module.parameters()
         learned = [p for p in parameters if p.requires_grad and id(p) not in apart]

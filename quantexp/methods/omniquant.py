@@ -237,7 +237,7 @@ class OmniQuant(Method):
                 s = searched.get(name)
                 if s is None:
                     s = self._initial(block.channel_max[path], [quant.linears[path].weight])
-                quant.install(name, Scaling(s.to(block.device), o.shift))
+                quant.install(name, Scaling(s, o.shift))
         if o.letvo and (linears or bits.value.active):
             (path,) = names.site("attention_output").linears
             split = (kv_heads, repeats, head_dim)
@@ -246,8 +246,7 @@ class OmniQuant(Method):
             s = searched.get("attention_output")
             if s is None:
                 s = self._initial(x_max, [w.flatten(1) for w in weights])
-            scaling = ValueScaling(s.to(block.device), repeats, head_dim, o.shift)
-            quant.install("attention_output", scaling)
+            quant.install("attention_output", ValueScaling(s, repeats, head_dim, o.shift))
         for transform in quant.transforms.values():
             found += list(transform.parameters())
         if o.letqk != "off" and (bits.key.active or bits.query.active):

@@ -95,6 +95,7 @@ class QuantBlock:
         site = self.architecture.site(site_name)
         if site.unscaled and transform.channel_scale() is not None:
             raise ConfigError(f"no scale at {site_name}: {site.unscaled}")
+        self._move(transform)
         self.transforms[site_name] = transform
         for path in site.linears:
             self.linears[path].site = transform
@@ -111,16 +112,23 @@ class QuantBlock:
 
     def install_rows(self, path: str, transform: Transform) -> None:
         """Puts a transform on the rows of a linear; what undoes it is the caller's matter."""
+        self._move(transform)
         self.linears[path].heads = transform
         self.linears[path].fitting = True
 
     def install_keys(self, transform: Kronecker) -> None:
         """Puts a transform on keys, its inverse transpose on queries, after RoPE."""
+        self._move(transform)
         self.attention.transform = transform
 
     def install_values(self, transform: Kronecker) -> None:
         """Puts a transform on values, online: P_v where it is not merged into the projection."""
+        self._move(transform)
         self.attention.value_transform = transform
+
+    def _move(self, transform: Transform) -> None:
+        """To the block's device, wherever a method made it."""
+        transform.to(next(iter(self.linears.values())).weight.device)
 
     def start_fitting(self) -> None:
         """Weights are derived from the parameters at every call from now on."""
