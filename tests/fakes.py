@@ -1,6 +1,7 @@
 """Stand-ins that let the runner be tested without a model: a checkpoint's outside, and its work."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ class Work:
         self.done: list[str] = []
         self.failing: dict[str, BaseException] = {}
 
-    def __call__(self, cell: Cell, status: Status) -> None:
+    def __call__(self, cell: Cell, status: Status, calibrated: Callable[[], None]) -> None:
         label = cell.config.label
         self.done.append(label)
         status.progress("calibrate", 1, 2, 0.5)

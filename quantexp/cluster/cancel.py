@@ -28,8 +28,11 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     wanted = {task.id for task in choose.tasks(arguments.outputs, arguments.name)}
     try:
-        found = [task for task in follow.live(arguments.outputs) if task.id in wanted]
-        slurm.cancel([task.id for task in found])
+        live = follow.live(arguments.outputs)
+        found = [task for task in live if task.id in wanted]
+        others = {task.of.id for task in live if task.id not in wanted}
+        # an array whose tasks all go is one order to SLURM
+        slurm.cancel(list(dict.fromkeys(t.id if t.of.id in others else t.of.id for t in found)))
         _wait(found)
     except slurm.NoAnswerError as error:
         raise ConfigError(f"SLURM does not answer ({error}): try again later") from error

@@ -1,20 +1,21 @@
 """The doctor's job: submitted as cells are, with their partition, account, setup and code."""
 
+import os
 import shlex
 import shutil
 import sys
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quantexp.cluster import health, limits, slurm
 from quantexp.cluster.facts import Facts
 from quantexp.cluster.health import FAILED, OK, Check, Request
-from quantexp.cluster.needs import sbatch_options
-from quantexp.cluster.place import no_keyboard, variables_set
+from quantexp.cluster.needs import CALIBRATE, SBATCH_VARIABLES, given, sbatch_options
+from quantexp.cluster.place import exports, undisturbed, variables_set
 from quantexp.cluster.snapshot import snapshot
 from quantexp.config import ClusterConfig, ExperimentConfig, Resources
 from quantexp.experiment import record
@@ -51,6 +52,7 @@ def run(config: ExperimentConfig) -> list[Check]:
             health.facts(),
             str(token),
             config.tracker.mode,
+            os.getcwd(),
         )
         record.write(folder / "request.json", plain(wanted))
         return _wait(_submit(config.cluster, asked, folder), folder)
@@ -62,11 +64,7 @@ def run(config: ExperimentConfig) -> list[Check]:
 
 def request(cluster: ClusterConfig, found: Facts) -> Resources:
     """As calibrations ask, but little and short; one GPU where the partition has any."""
-    given: dict[str, Any] = {}
-    for field in fields(Resources):
-        own = getattr(cluster.calibrate, field.name)
-        given[field.name] = getattr(cluster, field.name) if own is None else own
-    asked = Resources(**given)
+    asked = given(cluster, CALIBRATE)
     names = set((asked.partition or found.default_partition or "").split(","))
     gpus = any(key[0] == "gpu" for n in found.nodes if n.partitions & names for key in n.gres)
     if asked.gpus is None and asked.gres is None:
@@ -82,13 +80,12 @@ def _submit(cluster: ClusterConfig, asked: Resources, folder: Path) -> Any:
     executor = submitit.SlurmExecutor(folder, python=command)
     options: dict[str, Any] = sbatch_options(asked, cluster)
     code = snapshot(folder.parents[1])
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in code.environment.items()]
-    options["setup"] = [*options.get("setup", []), *exports]
+    options["setup"] = [*options.get("setup", []), *exports(code.environment)]
     executor.update_parameters(
         job_name="quantexp-doctor", wckey=None, stderr_to_stdout=True, **options
     )
     arguments = [str(folder / "request.json"), str(folder / "answer.json")]
-    with variables_set({}), no_keyboard():
+    with variables_set({}, without=SBATCH_VARIABLES), undisturbed():
         return executor.submit(health.main, arguments)
 
 

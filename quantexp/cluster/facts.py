@@ -21,7 +21,6 @@ class Partition:
         name: As ``--partition`` has it.
         default: Whether jobs go here that name none.
         minutes: The longest time limit; ``None``: no limit.
-        accounts: Who may use it; ``None``: everybody.
         qos: Which QOS may use it; ``None``: all.
         cpus: The most per node and job; ``None``: what the node has.
         memory_mb: Likewise, in MiB.
@@ -30,7 +29,6 @@ class Partition:
     name: str
     default: bool = False
     minutes: int | None = None
-    accounts: frozenset[str] | None = None
     qos: frozenset[str] | None = None
     cpus: int | None = None
     memory_mb: int | None = None
@@ -94,9 +92,13 @@ class Facts:
         if "limits" not in self.enforced:
             return None
         own = [a for a in self.associations if account in (None, a.account)]
-        names = [qos] if qos else [a.default_qos for a in own]
-        found = [a.max_submit for a in own]
-        found += [self.qos[name].max_submit for name in names if name in self.qos]
+        each = [self._max_submit(a, qos or a.default_qos) for a in own]
+        # which of several accounts is the default is not asked: sbatch will say
+        known = [limit for limit in each if limit is not None]
+        return max(known) if known and len(known) == len(each) else None
+
+    def _max_submit(self, association: Association, qos: str) -> int | None:
+        found = [association.max_submit, self.qos[qos].max_submit if qos in self.qos else None]
         return min((limit for limit in found if limit is not None), default=None)
 
 
@@ -119,8 +121,8 @@ def gather(ask: Ask) -> Facts:
         )
         qos = parse_qos(ask("sacctmgr", "-nP", "show", "qos", "format=Name,MaxSubmitPU,MaxWall"))
     return Facts(
-        parse_partitions(ask("scontrol", "show", "partition", "-o")),
-        parse_nodes(ask("scontrol", "show", "node", "-o")),
+        parse_partitions(ask("scontrol", "show", "partition", "-ao")),
+        parse_nodes(ask("scontrol", "show", "node", "-ao")),
         associations,
         qos,
         _enforced(config.get("AccountingStorageEnforce", "")),
@@ -135,7 +137,7 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:
-    """``scontrol show partition -o``: one partition per line."""
+    """``scontrol show partition -ao``: one partition per line."""
     found = {}
     for line in _lines(text, "PartitionName"):
         name = line["PartitionName"]
@@ -143,7 +145,6 @@ def parse_partitions(text: str) -> dict[str, Partition]:
             name,
             line.get("Default") == "YES",
             minutes(line.get("MaxTime", "")),
-            _allowed(line.get("AllowAccounts", "ALL")),
             _allowed(line.get("AllowQos", "ALL")),
             _number(line.get("MaxCPUsPerNode", "")),
             _number(line.get("MaxMemPerNode", "")),
@@ -152,7 +153,7 @@ def parse_partitions(text: str) -> dict[str, Partition]:
 
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
-    """``scontrol show node -o``: one node per line."""
+    """``scontrol show node -ao``: one node per line."""
     return tuple(
         Node(
             line["NodeName"],
@@ -180,15 +181,16 @@ def parse_qos(text: str) -> dict[str, Qos]:
 
 
 def parse_gres(text: str) -> Gres:
-    """``gpu:2``, ``gpu:a100:4(S:0-1),nvme:1``: by name and type."""
+    """``gpu:2``, ``gpu:a100:4(S:0-1),tmpdisk:4T``: by name and type."""
     found: Gres = {}
     for item in re.sub(r"\([^)]*\)", "", text).split(","):
         parts = item.strip().removeprefix("gres/").split(":")
         if not parts[0]:
             continue
-        count = 1
-        if len(parts) > 1 and parts[-1][:1].isdigit():
-            count = int(re.sub(r"\D.*", "", parts.pop()))
+        given = re.fullmatch(r"(\d+)([KMGTP]?)", parts[-1]) if len(parts) > 1 else None
+        count = int(given[1]) << 10 * " KMGTP".index(given[2] or " ") if given else 1
+        if given:
+            parts.pop()
         key = (parts[0], parts[1] if len(parts) > 1 else "")
         found[key] = found.get(key, 0) + count
     return found

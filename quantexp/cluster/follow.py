@@ -1,7 +1,9 @@
 """Jobs of SLURM and the cells' own records brought together: who lives, who died, and of what."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from quantexp.cluster import slurm, submitted
@@ -9,6 +11,7 @@ from quantexp.cluster.needs import CALIBRATE
 from quantexp.cluster.slurm import JobState
 from quantexp.cluster.submitted import Task
 from quantexp.experiment import faults, record, status
+from quantexp.experiment.claim import BusyError
 
 _LOOK = 0.3  # seconds between two looks at the records
 _GRACE = 2.0  # seconds that a record may come later than the end of its job (network file systems)
@@ -63,9 +66,11 @@ def follow(
             here = [f for f in left if f.name in tasks]
             dead = [f for f in here if not any(_alive(task, states) for task in tasks[f.name])]
             ended = {folder: ended.get(folder, now) for folder in dead}
-            for folder in [f for f in dead if now - ended[f] >= _GRACE]:
-                settle(folder, tasks[folder.name], states)
-                left.remove(folder)
+            late = [f for f in dead if now - ended[f] >= _GRACE]
+            # somebody who submits now may have queued them again: another look tells
+            with suppress(slurm.NoAnswerError, BusyError):
+                settled = settle_ended(outputs, late) if late else []
+                left = [f for f in left if f not in settled]
             if ended:
                 due = min(due, now + _GRACE)
         time.sleep(max(_LOOK, len(left) / 1000))  # a login node has other users
@@ -77,8 +82,13 @@ def settle(folder: Path, tasks: Sequence[Task], states: Mapping[str, JobState]) 
     data = status.read(folder)
     if data["state"] in (status.DONE, status.FAILED) or task is None:
         return
-    started = data["state"] != status.QUEUED
-    whose = "" if started or task.of.kind != CALIBRATE else "its calibration failed: "
+    whose = ""
+    if data["state"] == status.QUEUED and folder.name not in task.cells:
+        first = status.read(folder.with_name(task.cells[0]))
+        fault = first.get("fault", fault)
+        whose = f"the canary {task.cells[0]} failed ({first.get('cause', 'it did not say why')}): "
+    elif data["state"] == status.QUEUED and task.of.kind == CALIBRATE:
+        whose = "its calibration failed: "
     cause = f"{whose}job {task.id}: {faults.text(fault)}; its output: {task.log}"
     if last := _last_line(task.log):
         cause += f": {last}"
@@ -86,18 +96,37 @@ def settle(folder: Path, tasks: Sequence[Task], states: Mapping[str, JobState]) 
     status.lost(folder, cause, fault, status.INTERRUPTED if stopped else status.FAILED)
 
 
-def settle_all(outputs: Path, folders: Iterable[Path]) -> None:
-    """:func:`settle` for cells that nobody watched, before they are planned again.
+def settle_ended(outputs: Path, folders: Iterable[Path]) -> list[Path]:
+    """:func:`settle_all` while nobody submits: cells are queued before their jobs are known.
+
+    Raises:
+        BusyError: Somebody does.
+        NoAnswerError: SLURM does not say.
+    """
+    with submitted.claim(outputs, wait=False):
+        return settle_all(outputs, folders)
+
+
+def settle_all(outputs: Path, folders: Iterable[Path]) -> list[Path]:
+    """:func:`settle` for all cells whose jobs have ended.
+
+    Returns:
+        These cells.
 
     Raises:
         NoAnswerError: SLURM does not say.
     """
-    tasks = _by_cell(outputs)
+    every = submitted.tasks(outputs)
+    tasks = _of_slurm(every)
     waiting = [f for f in folders if tasks.get(f.name) and not _final(f)]
-    states = slurm.states(task.id for folder in waiting for task in tasks[folder.name])
-    for folder in waiting:
-        if not any(_alive(task, states) for task in tasks[folder.name]):
-            settle(folder, tasks[folder.name], states)
+    single = {task.of.id: task for task in every if len(task.of.tasks) == 1}
+    before = {f: _awaited(tasks[f.name][-1], single) for f in waiting}
+    asked = [task for f in waiting for task in (*before[f], *tasks[f.name])]
+    states = slurm.states(task.id for task in asked)
+    found = [f for f in waiting if not any(_alive(task, states) for task in tasks[f.name])]
+    for folder in found:
+        settle(folder, [*before[folder], *tasks[folder.name]], states)
+    return found
 
 
 def why(tasks: Sequence[Task], states: Mapping[str, JobState]) -> tuple[Task | None, str]:
@@ -108,7 +137,7 @@ def why(tasks: Sequence[Task], states: Mapping[str, JobState]) -> tuple[Task | N
     if not tasks:
         return None, faults.LOST
     last = tasks[-1]
-    before = [task for task in tasks if task.of.id in (last.of.after or "")]
+    before = [task for task in tasks if task.of.id in _needed(last)]
     for task in (*before, last):
         state = states.get(task.id)
         if state is not None and state.state != "COMPLETED":
@@ -131,9 +160,25 @@ def notes(
     return found
 
 
+def _needed(task: Task) -> set[str]:
+    """Arrays that a task must see end well; what it only waits for (``afterany``) is none."""
+    needed = re.findall(r"(?:afterok|aftercorr):(\d+)", task.of.after or "")
+    return set(needed)
+
+
+def _awaited(task: Task, single: Mapping[str, Task]) -> list[Task]:
+    """Jobs of one task that a task needs and that are not its cell's: the canary."""
+    found = (single[name] for name in sorted(_needed(task)) if name in single)
+    return [other for other in found if not set(other.cells) & set(task.cells)]
+
+
 def _by_cell(outputs: Path) -> dict[str, list[Task]]:
+    return _of_slurm(submitted.tasks(outputs))
+
+
+def _of_slurm(every: Sequence[Task]) -> dict[str, list[Task]]:
     """The tasks of cells that ran last in SLURM."""
-    found = submitted.of_cells(submitted.tasks(outputs))
+    found = submitted.of_cells(every)
     last = {cell: tasks for cell, tasks in found.items() if tasks[-1].of.place == "slurm"}
     return {cell: [t for t in tasks if t.of.place == "slurm"] for cell, tasks in last.items()}
 

@@ -76,6 +76,7 @@ class Request:
         expected: :func:`facts` of the login node; empty there.
         token: A file in the outputs that the login node wrote.
         tracker: ``tracker.mode``.
+        folder: Where the command was given; empty there.
     """
 
     outputs: str
@@ -83,6 +84,7 @@ class Request:
     expected: Any = None
     token: str | None = None
     tracker: str = "auto"
+    folder: str | None = None
 
 
 def checks(request: Request) -> list[Check]:
@@ -92,6 +94,8 @@ def checks(request: Request) -> list[Check]:
     made: list[Callable[[], Check]] = [_python, _packages]
     if job:
         made += [lambda: _equal(request.expected), _imports]
+    if request.folder:
+        made.append(lambda: _folder(str(request.folder)))
     made += [
         lambda: _accelerator(job, request.gpu),
         lambda: _writable(outputs, request.token),
@@ -194,6 +198,16 @@ def _accelerator(job: bool, wanted: bool) -> Check:
         "GPUs: try cluster.gres=gpu:1"
     )
     return Check("GPU", FAILED, text, fix)
+
+
+def _folder(path: str) -> Check:
+    """Jobs go to where the sweep was started: its relative paths mean that."""
+    try:
+        os.chdir(path)
+    except OSError as error:
+        fix = "start sweeps in a folder that nodes see, or mount it in cluster.container"
+        return Check("folder", FAILED, f"{path}: {error.strerror}", fix)
+    return Check("folder", OK, path)
 
 
 def _writable(outputs: Path, token: str | None) -> Check:

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 from quantexp import registry
 from quantexp.cluster import slurm
 from quantexp.cluster.needs import CALIBRATE
-from quantexp.config import ClusterConfig, from_plain, to_plain
+from quantexp.config import ClusterConfig, Resources, from_plain, to_plain
 from quantexp.errors import CalibrationError, ConfigError
 from quantexp.experiment import faults, record, status
 from quantexp.experiment.cell import Cell
-from quantexp.experiment.claim import SupersededError
-from quantexp.experiment.run import calibrate_cell, free, is_done, run_cell, under_way
+from quantexp.experiment.claim import BusyError, SupersededError
+from quantexp.experiment.run import calibrate_cell, free, is_done, run_cell, under_way, unused
 from quantexp.plugins import known
 
 Config = dict[str, Any]
@@ -89,17 +90,20 @@ class SlurmWork:
     on clusters that announce it, ahead of a preemption. Whatever is done is on disk by then.
 
     Args:
-        minutes: The time limit.
-        signal_s: Seconds before it that the signal comes.
+        asked: What the job was given.
+        signal_s: Seconds before its time limit that the signal comes.
     """
 
-    def __init__(self, minutes: int | None, signal_s: int) -> None:
-        self._limit = None if minutes is None else 60 * minutes - signal_s
+    def __init__(self, asked: Resources, signal_s: int) -> None:
+        self._limit = None if asked.time_min is None else 60 * asked.time_min - signal_s
+        self._memory_gb = asked.memory_gb
+        self._folder = os.getcwd()
         self._started = 0.0
 
     def __call__(self, parts: Sequence[Part], environment: Mapping[str, str]) -> None:
         """Runs the job; raises SystemExit with its exit code unless all is done."""
         self._started = time.monotonic()
+        self._go_back()
         job, restarts = _slurm_job()
         if restarts:
             _note_restart(job, parts)
@@ -108,8 +112,21 @@ class SlurmWork:
                 status.lost(cell.folder, f"its job was started {restarts} times", faults.REQUEUED)
             sys.exit(1)
         own = {"QUANTEXP_JOB": job, "QUANTEXP_RUN": str(restarts)}
+        if self._memory_gb:
+            own["QUANTEXP_MEMORY_GB"] = str(self._memory_gb)
         if code := perform(parts, {**environment, **own}):
             sys.exit(code)
+
+    def _go_back(self) -> None:
+        """To where the sweep was started: relative paths mean that, whatever the setup did."""
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            sys.exit(
+                f"error: this node cannot go to {self._folder}, where the sweep was started "
+                f"({error.strerror}): start it in a folder that nodes see, or mount that folder "
+                "in cluster.container"
+            )
 
     def checkpoint(self, parts: Sequence[Part], environment: Mapping[str, str]) -> Any:
         """What is to run again: the same, which goes on behind what is done.
@@ -158,7 +175,8 @@ def _do(part: Part) -> bool:
     # Nobody else of the plan needs the checkpoint once these cells are done.
     records_only = all(cell.config.keep == "records" for cell in cells)
     if records_only and all(map(is_done, cells)):
-        free(cells[0].checkpoint)
+        with suppress(BusyError), unused(cells[0].checkpoint):
+            free(cells[0].checkpoint)
     return all(each)
 
 

@@ -66,7 +66,11 @@ def launch(loader: Any, master: Any, grid: Sequence[Sequence[str]]) -> list[JobR
     if searching:
         folder = made.cells[0].outputs / "sweeps" / plan.sweep_name(configs[0].name, given)
         trials = [
-            {"cell": Cell(own).id, "overrides": list(overrides), "value": _value(own)}
+            {
+                "cell": Cell(own).id,
+                "overrides": plan.without_executed(overrides),
+                "value": _value(own),
+            }
             for overrides, own in zip(grid, configs, strict=True)
         ]
         tuning.note(folder, configs[0].objective, trials)

@@ -146,13 +146,12 @@ def _within(asked: Resources, wanted: Gres, facts: Facts, name: str, where: str)
 
 
 def _may_use(asked: Resources, partition: Partition, where: str) -> Iterator[str]:
-    for key, allowed in (("account", partition.accounts), ("qos", partition.qos)):
-        value = getattr(asked, key)
-        if allowed is not None and value is not None and value not in allowed:
-            yield (
-                f"{where}.{key}={value} may not use partition '{partition.name}': "
-                f"allowed: {', '.join(sorted(allowed))}"
-            )
+    # accounts are sbatch's matter: those below an allowed one are allowed too, or not, by version
+    if partition.qos is not None and asked.qos is not None and asked.qos not in partition.qos:
+        yield (
+            f"{where}.qos={asked.qos} may not use partition '{partition.name}': "
+            f"allowed: {', '.join(sorted(partition.qos))}"
+        )
 
 
 def _sizes(

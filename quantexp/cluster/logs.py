@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantexp.cluster import choose, submitted
 from quantexp.errors import ConfigError
-from quantexp.experiment import status
+from quantexp.experiment import faults, status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,9 @@ def main(argv: Sequence[str]) -> int:
 def _print(log: Path, folder: Path, follow: bool) -> None:
     place = 0
     while True:
-        ended = status.read(folder)["state"] in (status.DONE, status.FAILED)
+        state = status.read(folder)
+        cancelled = state["state"] == status.INTERRUPTED and state["fault"] == faults.CANCELLED
+        ended = cancelled or state["state"] in (status.DONE, status.FAILED)
         if log.exists():
             with log.open(errors="replace") as file:
                 file.seek(place)

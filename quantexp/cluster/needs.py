@@ -1,6 +1,7 @@
 """What a cell's jobs ask for: what the user says, else a table by the size of the model."""
 
 import math
+import os
 from dataclasses import fields, replace
 
 from quantexp.config import ClusterConfig, Resources
@@ -24,15 +25,33 @@ _TABLE = (
 )
 
 
+# The user's own defaults for sbatch, which would go before what a job's script says.
+_VARIABLES = {
+    "partition": "SBATCH_PARTITION",
+    "account": "SBATCH_ACCOUNT",
+    "qos": "SBATCH_QOS",
+    "constraint": "SBATCH_CONSTRAINT",
+}
+# Those for which every job has a value of ours.
+_OVERRULED = (
+    *("SBATCH_TIMELIMIT", "SBATCH_SIGNAL", "SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SBATCH_WCKEY"),
+    *("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU", "SBATCH_CPUS_PER_GPU"),
+    *("SBATCH_GRES", "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_TASK"),
+    *("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_OPEN_MODE"),
+)
+SBATCH_VARIABLES = (*_VARIABLES.values(), *_OVERRULED)
+
+
 def needs(cell: Cell, kind: str) -> Resources:
     """All that SLURM is asked for, for one kind of job (``calibrate`` or ``evaluate``).
 
-    A cell that ran out of memory asks for twice as much, once.
+    A cell that ran out of memory asks for twice what it had then, unless that is exceeded anyway.
     """
     cluster = cell.config.cluster
-    asked = _laid_over(_by_size(cell, kind), cluster, getattr(cluster, kind))
-    if asked.memory_gb and _ran_out(cell):
-        asked = replace(asked, memory_gb=2 * asked.memory_gb)
+    asked = laid_over(_by_size(cell, kind), given(cluster, kind))
+    had = _ran_out(cell)
+    if asked.memory_gb and had and asked.memory_gb <= had:
+        asked = replace(asked, memory_gb=2 * had)
     # the host's own word for GPUs stands alone
     return replace(asked, gpus=None, gpu_type=None) if asked.gres else asked
 
@@ -60,12 +79,25 @@ def _step(gib: float) -> float:
     return next(size for size in (power, 1.5 * power, 2 * power) if size >= gib)
 
 
-def _ran_out(cell: Cell) -> bool:
-    ends = [status.read(cell.folder), *status.attempts(cell.folder)]
-    return any(end.get("fault") == faults.MEMORY for end in ends)
+def _ran_out(cell: Cell) -> float | None:
+    """GiB that the first attempt which ran out of memory was given; ``None`` if none did."""
+    ends = [*status.attempts(cell.folder), status.read(cell.folder)]
+    found = (end.get("memory_gb") for end in ends if end.get("fault") == faults.MEMORY)
+    return next((float(had) for had in found if had), None)
 
 
-def _laid_over(*layers: Resources) -> Resources:
+def given(cluster: ClusterConfig, kind: str) -> Resources:
+    """What the user says: for one kind of job, before for all, before what sbatch's variables say.
+
+    Args:
+        cluster: Of the configuration.
+        kind: ``calibrate`` or ``evaluate``.
+    """
+    variables = {key: os.environ.get(name) or None for key, name in _VARIABLES.items()}
+    return laid_over(Resources(**variables), cluster, getattr(cluster, kind))  # type: ignore[arg-type]
+
+
+def laid_over(*layers: Resources) -> Resources:
     """The last value that is given wins, field by field."""
     found = {}
     for field in fields(Resources):
@@ -94,9 +126,13 @@ def sbatch_options(asked: Resources, cluster: ClusterConfig) -> dict[str, object
         "time": asked.time_min,
         "signal_delay_s": cluster.signal_s,
         "setup": list(cluster.setup) or None,
+        # since 22.05 a step does not inherit the first; the second is off with export=NONE
+        "srun_args": [*([f"--cpus-per-task={asked.cpus}"] if asked.cpus else []), "--export=ALL"],
     }
     extra: dict[str, object] = {"requeue": True}
     for option in cluster.sbatch:
         name, equals, value = option.lstrip("-").partition("=")
         extra[name] = value if equals else True
+        if name in ("mem-per-cpu", "mem-per-gpu"):  # sbatch takes one of the three
+            given["mem"] = None
     return {k: v for k, v in given.items() if v is not None} | {"additional_parameters": extra}

@@ -1,9 +1,10 @@
 """Where a command's cells run: what ``cluster=auto`` means on this machine."""
 
 import os
+import shlex
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 
 from quantexp.cluster import slurm
@@ -40,15 +41,19 @@ def inside_job() -> bool:
 
 
 @contextmanager
-def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+def variables_set(variables: Mapping[str, str], without: Container[str] = ()) -> Iterator[None]:
     """Changes the environment that children get, for the time of a ``with``.
 
     What SLURM set for the job we are in is taken out: a job started from here would take it for
     its own (sbatch reads some as options, libraries others as ranks of a distributed run).
+
+    Args:
+        variables: Set.
+        without: Taken out as well.
     """
     before = dict(os.environ)
     for name in before:
-        if name.startswith("SLURM_") and name != "SLURM_CONF":
+        if (name.startswith("SLURM_") and name != "SLURM_CONF") or name in without:
             del os.environ[name]
     os.environ.update(variables)
     try:
@@ -58,10 +63,31 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def exports(variables: Mapping[str, str]) -> list[str]:
+    """Lines of a shell that set variables; PYTHONPATH goes before what the setup has put there."""
+    found = {name: f"export {name}={shlex.quote(value)}" for name, value in variables.items()}
+    if "PYTHONPATH" in found:
+        found["PYTHONPATH"] += '"${PYTHONPATH:+:$PYTHONPATH}"'
+    return list(found.values())
+
+
 @contextmanager
 def no_keyboard() -> Iterator[None]:
     """Ctrl-C waits until the body is done. Children inherit it: they are stopped in order."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _held_back(signal.SIGINT):
+        yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C, a hang-up and SIGTERM wait until the body is done; children inherit that."""
+    with _held_back(signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _held_back(*signals: signal.Signals) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

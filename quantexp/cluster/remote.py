@@ -13,7 +13,6 @@ from quantexp.cluster.watch import Watch
 from quantexp.errors import ConfigError, Detached
 from quantexp.experiment import plan as planning
 from quantexp.experiment import status
-from quantexp.experiment.claim import Claim
 from quantexp.experiment.plan import Job, Plan
 from quantexp.experiment.run import is_done
 
@@ -31,8 +30,7 @@ def run(made: Plan, folder: Path, overrides: Sequence[str], console: Console) ->
     """
     outputs = made.cells[0].outputs
     cluster = made.cells[0].config.cluster
-    # One client at a time looks at the queue and fills it.
-    with Claim(outputs / "sweeps" / ".submit.claim"):
+    with submitted.claim(outputs):
         jobs, busy, watched = _not_under_way(made, outputs)
         planning.write(replace(made, jobs=tuple(jobs)), folder, overrides)
         if jobs:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from quantexp.errors import ConfigError
 
+_AT_ONCE = 500  # jobs that one call cancels
 _PATIENCE = 30  # seconds that SLURM may take to answer
-# States that do not end a job: it runs, waits, or will run again.
-_ALIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STOPPED"}
-_ALIVE |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT"}
+# States that end a job; in all others, known here or not, it runs, waits, or will run again.
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED"}
+_ENDED |= {"BOOT_FAIL", "DEADLINE", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 
 _REASONS = {
     "Priority": "others are before it in the queue",
@@ -60,7 +61,7 @@ class JobState:
     @property
     def alive(self) -> bool:
         """Whether it waits or runs, or will run again."""
-        return self.state in _ALIVE
+        return self.state not in _ENDED
 
     @property
     def pending(self) -> bool:
@@ -119,7 +120,8 @@ def states(ids: Iterable[str]) -> dict[str, JobState]:
     if not wanted:
         return {}
     me = getpass.getuser()
-    listed = ask("squeue", "-h", "-r", "-t", "all", "-u", me, "-o", "%i|%T|%N|%r")
+    # -a: also what lies in hidden partitions
+    listed = ask("squeue", "-h", "-a", "-r", "-t", "all", "-u", me, "-o", "%i|%T|%N|%r")
     queue: dict[str, JobState] = {}
     for line in listed.splitlines():
         name, state, node, reason = line.split("|", 3)
@@ -134,7 +136,9 @@ def states(ids: Iterable[str]) -> dict[str, JobState]:
         return queue
     accounted = _accounted(rows)
     for name in wanted:
-        if not _waits(queue.get(name)) and name in accounted and not accounted[name].alive:
+        known = queue.get(name)
+        # a job that the queue does not list and accounting calls alive is somebody else's
+        if name in accounted and (known is None or not (known.alive or accounted[name].alive)):
             queue[name] = accounted[name]
     return queue
 
@@ -178,19 +182,19 @@ def cancel(ids: Sequence[str]) -> None:
     Raises:
         NoAnswerError: SLURM did not take the order.
     """
-    if ids:
-        ask("scancel", "--quiet", *ids)
+    for start in range(0, len(ids), _AT_ONCE):
+        ask("scancel", "--quiet", *ids[start : start + _AT_ONCE])
 
 
 def queued() -> int:
     """How many jobs of ours are in the queue, array tasks counted one by one."""
-    return len(ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i").splitlines())
+    return len(ask("squeue", "-h", "-a", "-r", "-u", getpass.getuser(), "-o", "%i").splitlines())
 
 
 def max_array_size() -> int:
     """One more than the largest index of an array."""
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
-    return int(found[1]) if found else 1001
+    return max(1, int(found[1])) if found else 1001
 
 
 def ask(*command: str) -> str:
@@ -201,11 +205,19 @@ def ask(*command: str) -> str:
     """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE, check=False, env=_plainly()
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+            env=_plainly(),
         )
     except FileNotFoundError as error:
         raise NoAnswerError(f"{command[0]} is not found") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswerError(f"{command[0]} took longer than {_PATIENCE} s") from error
+    except OSError as error:
         raise NoAnswerError(f"{command[0]}: {error}") from error
     if done.returncode:
         said = done.stderr.strip().splitlines()

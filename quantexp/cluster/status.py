@@ -12,6 +12,7 @@ from rich.console import Console
 
 from quantexp.cluster import follow, slurm, watch
 from quantexp.experiment import outputs, status
+from quantexp.experiment.claim import BusyError
 from quantexp.usage import description
 
 _EVERY = 10.0  # seconds between two questions to SLURM
@@ -43,8 +44,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if arguments.watch and not arguments.json:
         return _watch(folders, arguments.outputs)
-    with suppress(slurm.NoAnswerError, OSError):  # the table is shown all the same
-        follow.settle_all(arguments.outputs, folders)
+    # the table is shown all the same
+    with suppress(slurm.NoAnswerError, OSError, BusyError):
+        follow.settle_ended(arguments.outputs, folders)
     notes = follow.states_of(arguments.outputs, _open(folders))
     if arguments.json:
         print(json.dumps([_plain(folder, notes) for folder in folders], indent=1))

@@ -10,8 +10,8 @@ from typing import Any
 from quantexp.cluster import limits, slurm, submitted
 from quantexp.cluster.arrays import Array, arrays
 from quantexp.cluster.job import SlurmWork, environment
-from quantexp.cluster.needs import CALIBRATE, EVALUATE, needs, sbatch_options
-from quantexp.cluster.place import no_keyboard, variables_set
+from quantexp.cluster.needs import CALIBRATE, EVALUATE, SBATCH_VARIABLES, needs, sbatch_options
+from quantexp.cluster.place import exports, undisturbed, variables_set
 from quantexp.cluster.snapshot import current
 from quantexp.cluster.submitted import Submitted
 from quantexp.config import ClusterConfig
@@ -46,10 +46,10 @@ def submit(
         for index, array in enumerate(found):
             first = done[canary - 1].id if canary and index >= canary else None
             after = _after(index, array, found, done, cluster.max_jobs, first)
-            with no_keyboard():
+            with undisturbed():
                 done.append(_sbatch(array, after, shares[index], cluster, folder))
     except BaseException as error:
-        with no_keyboard():
+        with undisturbed():
             _take_back(done, folder)
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -74,13 +74,14 @@ def _arrays(
     except slurm.NoAnswerError as error:
         raise ConfigError(f"SLURM does not answer ({error}): try again later") from error
     ahead: list[Array] = []
-    if cluster.canary and len(jobs) > 1:
+    canary = cluster.canary and len(jobs) > 1
+    if canary:
         bird = next((job for job in jobs if job.cells[0].quantized), jobs[0])
         ahead = arrays([bird], busy, longest, room)  # alone, whatever cluster.pack says
         jobs = [job for job in jobs if job is not bird]
         room = None if room is None else room - sum(len(array.tasks) for array in ahead)
     found = arrays(jobs, busy, longest, room, cluster.pack or 1)
-    if not found:
+    if not found or (canary and not ahead):
         raise ConfigError(
             f"SLURM lets you have {most} jobs in the queue, and there is room for "
             f"{max(0, room or 0)} more, too few for this sweep: nothing was submitted. The same "
@@ -142,8 +143,7 @@ def _sbatch(
     options: dict[str, Any] = sbatch_options(array.asked, cluster)
     cells = [cell for task in array.tasks for part in task.parts for cell in part.configs]
     variables = _variables(cells, cluster)
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    options["setup"] = [*options.get("setup", []), *exports]
+    options["setup"] = [*options.get("setup", []), *exports(variables)]
     options["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
     executor.update_parameters(
         job_name=f"{sweep}-{array.kind}",
@@ -153,8 +153,8 @@ def _sbatch(
         dependency=after,
         **options,
     )
-    work = SlurmWork(array.asked.time_min, cluster.signal_s)
-    with variables_set({}):
+    work = SlurmWork(array.asked, cluster.signal_s)
+    with variables_set({}, without=SBATCH_VARIABLES):
         started = executor.map_array(
             work, [task.parts for task in array.tasks], [variables] * len(array.tasks)
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantexp.experiment import record
+from quantexp.experiment.claim import Claim
 from quantexp.typed import build, plain
 
 
@@ -56,6 +57,11 @@ class Task:
     def log(self) -> Path:
         """What it prints; submitit's name for it."""
         return self.folder / f"{self.id}_0_log.out"
+
+
+def claim(outputs: Path, wait: bool = True) -> Claim:
+    """Held by the one client that looks at the queue and fills it, or says what died there."""
+    return Claim(outputs / "sweeps" / ".submit.claim", wait)
 
 
 def write(folder: Path, submitted: Submitted) -> None:

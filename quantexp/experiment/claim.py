@@ -1,4 +1,4 @@
-"""Claims: at most one process works on a calibration, across machines and file systems.
+"""Claims: at most one process does a piece of work, across machines and file systems.
 
 A claim is a file made by a hard link, which is atomic where file locks may be missing (network
 file systems). It says who holds it: host, process, job and which run of that job. The holder
@@ -53,10 +53,14 @@ class Claim:
     def __enter__(self) -> "Claim":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         seen: tuple[object, float] = (None, 0.0)  # what was last touched, and when we noticed
-        while not self._take():
+        while True:
+            began = time.monotonic()
+            if self._take():
+                break
             holder = record.read(self.path)
             touched = _touched(self.path)
-            if (holder, touched) != seen[0]:
+            # a file system that stood still kept the holder from touching it as well
+            if (holder, touched) != seen[0] or time.monotonic() - began > BEAT:
                 seen = ((holder, touched), time.monotonic())
             if (holder and _ended(holder)) or time.monotonic() - seen[1] > EXPIRY:
                 self._evict(holder)
@@ -81,8 +85,12 @@ class Claim:
     @property
     def mine(self) -> bool:
         """Whether the claim is still ours. A file that cannot be read says nothing: it is."""
-        if not self.path.exists():
+        try:
+            self.path.stat()
+        except FileNotFoundError:
             return False
+        except OSError:  # a network file system that fails over
+            return True
         holder = record.read(self.path)
         return holder is None or holder.get("token") == self._token
 

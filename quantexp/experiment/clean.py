@@ -17,10 +17,10 @@ from pathlib import Path
 from quantexp import usage
 from quantexp.errors import ConfigError
 from quantexp.experiment import record, status
-from quantexp.experiment.claim import BusyError, Claim
+from quantexp.experiment.claim import BusyError
 from quantexp.experiment.estimate import readable_size
 from quantexp.experiment.outputs import add_argument, cells
-from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, lock_path
+from quantexp.experiment.run import CHECKPOINT_FOLDERS, free, unused
 from quantexp.waiting import track
 
 STATES = ("done", "failed", "unreferenced")
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         )
     outputs: Path = arguments.outputs
     chosen = select(outputs, arguments.sweep, _age(arguments.older_than), arguments.state or "done")
-    freed = sum(_free(checkpoint, outputs, arguments.dry_run) for checkpoint in chosen)
+    freed = sum(_free(checkpoint, arguments.dry_run) for checkpoint in chosen)
     return _say(freed, arguments)
 
 
@@ -142,10 +142,10 @@ def _checkpoints(outputs: Path) -> list[Checkpoint]:
     return found
 
 
-def _free(checkpoint: Checkpoint, outputs: Path, dry: bool) -> int:
+def _free(checkpoint: Checkpoint, dry: bool) -> int:
     names = ", ".join(cell.name for cell in checkpoint.cells) or "no cell"
     try:
-        with Claim(lock_path(outputs, checkpoint.folder.name), wait=False):
+        with unused(checkpoint.folder):
             if not dry:
                 free(checkpoint.folder)
     except BusyError:

@@ -20,17 +20,23 @@ import psutil
 _LIBRARIES = ("torch", "transformers", "lm-eval", "datasets", "accelerate", "numpy")
 
 
-def write(path: Path, data: dict[str, Any]) -> None:
+def write(path: Path, data: dict[str, Any], lasting: bool = True) -> None:
     """Writes JSON so that a reader sees the old file or the new one, never a part.
 
     NaN and infinities are stored as the strings ``"nan"``, ``"inf"`` and ``"-inf"``: JSON has no
     such numbers, and a broken run must stay visible.
+
+    Args:
+        path: The file.
+        data: Its content.
+        lasting: Whether it must survive a power cut from now on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, partial.open("w") as file:
         json.dump(_finite(data), file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager

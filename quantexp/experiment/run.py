@@ -2,8 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from quantexp.config import from_plain
@@ -19,8 +19,9 @@ _attempts: list[Status] = []  # of this process, the last one under way: signals
 def run_cell(config: dict[str, object]) -> bool:
     """Does what is missing of one cell; nothing finished is done again.
 
-    One process at a time works on a calibration: a second one (the same command in another
-    terminal, or a job that outlived its launcher) waits, and then finds it done.
+    One process at a time works on a cell, and on a calibration: a second one (the same command in
+    another terminal, or a job that outlived its launcher) waits, and then finds it done. Cells
+    that share a calibration are evaluated at the same time.
 
     Args:
         config: A plain configuration (what ``cell.json`` stores): it crosses processes.
@@ -29,11 +30,19 @@ def run_cell(config: dict[str, object]) -> bool:
         Whether the cell is done. A failure is in ``status.json``, with its traceback.
     """
     cell = Cell(from_plain(config))
-    with lock(cell) as claim:
+    with Claim(_path(cell, cell.id)) as own, ExitStack() as calibration:
         if is_done(cell):
             return True
-        with _attempt(cell, claim) as status:
-            _calibrate_and_evaluate(cell, status)
+        claims = [own]
+        if cell.quantized:
+            claims.append(calibration.enter_context(Claim(_path(cell))))
+
+        def calibrated() -> None:
+            claims[:] = [own]
+            calibration.close()
+
+        with _attempt(cell, claims) as status:
+            _calibrate_and_evaluate(cell, status, calibrated)
             status.finish()
         _mirror(cell)
         return is_done(cell)
@@ -46,10 +55,10 @@ def calibrate_cell(config: dict[str, object]) -> bool:
         Whether the checkpoint is there.
     """
     cell = Cell(from_plain(config))
-    with lock(cell) as claim:
+    with Claim(_path(cell)) as claim:
         if is_calibrated(cell):
             return True
-        with _attempt(cell, claim) as status:
+        with _attempt(cell, [claim]) as status:
             from quantexp.experiment.calibrate import calibrate
 
             calibrate(cell, status.progress)
@@ -63,11 +72,16 @@ def under_way() -> Status | None:
 
 
 @contextmanager
-def _attempt(cell: Cell, claim: Claim) -> Iterator[Status]:
-    """An attempt whose end is written down, whatever it is."""
+def _attempt(cell: Cell, claims: list[Claim]) -> Iterator[Status]:
+    """An attempt whose end is written down, whatever it is; it stops if a claim is lost."""
+
+    def check() -> None:
+        for claim in claims:
+            claim.check()
+
     for folder in (cell.folder, cell.checkpoint):
         record.remove_partials(folder)  # of an attempt that was killed: blocks are large
-    status = Status(cell.folder, claim.check)
+    status = Status(cell.folder, check)
     _attempts.append(status)
     try:
         record.write_signed(cell.folder / "cell.json", cell.describe())
@@ -99,14 +113,19 @@ def is_done(cell: Cell) -> bool:
     return not cell.missing
 
 
-def lock(cell: Cell) -> Claim:
-    """Held while a process works on the cell's calibration."""
-    return Claim(lock_path(cell.outputs, cell.checkpoint.name))
+@contextmanager
+def unused(checkpoint: Path) -> Iterator[None]:
+    """For its body nobody makes or reads a checkpoint: who comes now waits, and looks again.
 
-
-def lock_path(outputs: Path, calibration: str) -> Path:
-    """The file of :func:`lock`, by the name of the checkpoint's folder."""
-    return outputs / "calibrations" / f".{calibration}.claim"
+    Raises:
+        BusyError: Somebody is at it.
+    """
+    folder, name = checkpoint.parent, checkpoint.name
+    with ExitStack() as held:
+        # the calibration's own first: after that there are no new readers
+        for path in (folder / f".{name}.claim", *folder.glob(f".{name}.*.claim")):
+            held.enter_context(Claim(path, wait=False))
+        yield
 
 
 def free(checkpoint: Path) -> None:
@@ -115,13 +134,21 @@ def free(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint / name, ignore_errors=True)
 
 
-def _calibrate_and_evaluate(cell: Cell, status: Status) -> None:
+def _path(cell: Cell, reader: str | None = None) -> Path:
+    """The claim of a cell's calibration, or of a cell that reads it (:func:`unused` takes all)."""
+    name = cell.checkpoint.name if reader is None else f"{cell.checkpoint.name}.{reader}"
+    return cell.checkpoint.with_name(f".{name}.claim")
+
+
+def _calibrate_and_evaluate(cell: Cell, status: Status, calibrated: Callable[[], None]) -> None:
+    """All that is missing; ``calibrated`` is told when others may read the checkpoint."""
     # torch is imported only where there is work to do
     from quantexp.experiment.calibrate import calibrate
     from quantexp.experiment.evaluate import Subject, evaluate
 
     if cell.quantized:
         calibrate(cell, status.progress)
+        calibrated()
     subject = Subject(cell)
     for evaluation in cell.missing:
         evaluate(cell, evaluation, status.progress, subject)

@@ -1,5 +1,6 @@
 """``status.json`` of a cell: what its last attempt is doing, or why it ended."""
 
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from quantexp.experiment import claim, faults, record
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 INTERRUPTED = "interrupted"  # stopped from outside: the next attempt continues there
-_EVERY = 0.5  # seconds between two writes of progress
+_EVERY, _EVERY_IN_JOB = 0.5, 3.0  # seconds between two writes of progress; jobs may be a thousand
 _KEPT = 50  # earlier attempts that are remembered
 
 
@@ -34,6 +35,9 @@ class Status:
             **claim.me(),
             "started": record.now(),
         }
+        if memory := os.environ.get("QUANTEXP_MEMORY_GB"):  # what its job was given
+            self._data["memory_gb"] = float(memory)
+        self._every = _EVERY_IN_JOB if self._data["job"] else _EVERY
         self._closed = False
         self._written = 0.0
         self._phase_started = (("", 0), 0.0)
@@ -46,7 +50,7 @@ class Status:
         resumed calibration starts in the middle.
         """
         clock = time.monotonic()
-        due = clock - self._written > _EVERY or done == total
+        due = clock - self._written > self._every or done == total
         if due and self._check is not None:
             self._check()
         if self._phase_started[0][0] != phase:
@@ -59,7 +63,7 @@ class Status:
         if loss is not None:
             self._data["loss"] = loss
         if due:
-            self._write()
+            self._write(lasting=False)
 
     def finish(self) -> None:
         """The cell is done."""
@@ -102,12 +106,12 @@ class Status:
         """What was last written, or will be with the next step."""
         return dict(self._data)
 
-    def _write(self) -> None:
+    def _write(self, lasting: bool = True) -> None:
         if self._closed:
             return
         self._written = time.monotonic()
         self._data["updated"] = record.now()
-        record.write(self.path, self._data)
+        record.write(self.path, self._data, lasting)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -150,6 +154,7 @@ def _remember(folder: Path, data: dict[str, Any]) -> None:
     """Keeps what an attempt left; a state that no attempt wrote (queued) is none."""
     if "started" not in data or data["state"] == DONE:
         return
-    names = ("attempt", "host", "job", "run", "started", "ended", "state", "phase", "done", "total")
-    kept = {k: data[k] for k in (*names, "fault", "cause") if data.get(k) is not None}
+    names = ("attempt", "host", "job", "run", "memory_gb", "started", "ended", "state")
+    names_of_work = ("phase", "done", "total", "fault", "cause")
+    kept = {k: data[k] for k in (*names, *names_of_work) if data.get(k) is not None}
     record.write(folder / "attempts.json", {"attempts": [*attempts(folder), kept][-_KEPT:]})

@@ -9,6 +9,7 @@ from quantexp.config import ExperimentConfig, from_plain
 from quantexp.errors import ConfigError, DataError, QuantexpError
 from quantexp.experiment import record
 from quantexp.experiment.estimate import readable_size
+from quantexp.experiment.plan import without_executed
 from quantexp.plugins import active
 from quantexp.prefetch import cache, manifest, remote
 from quantexp.prefetch.manifest import Entry
@@ -73,7 +74,7 @@ def _prefetch(given: Sequence[str], multirun: bool, update: bool) -> int:
         return 0
     entries = _fetch(wanted, outputs, update)
     path = outputs / "prefetch" / f"{grid.name}.json"
-    manifest.write(path, grid.name, grid.given, entries)
+    manifest.write(path, grid.name, without_executed(grid.given), entries)
     print(f"manifest {path.resolve()}")
     print(f"total    {readable_size(sum(e.size for e in entries))} in {cache.folder()}")
     command = " ".join([*grid.given, *(["-m"] if multirun and not sweeps else [])])

@@ -1,5 +1,6 @@
 """Plans as arrays: indices pair, nothing waits without need, limits of SLURM are kept."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from configs import make
 from fakes import finish
 
 from quantexp.cluster.arrays import Array, arrays
-from quantexp.cluster.needs import BOTH, CALIBRATE, EVALUATE, needs, sbatch_options
+from quantexp.cluster.needs import (
+    BOTH,
+    CALIBRATE,
+    EVALUATE,
+    SBATCH_VARIABLES,
+    needs,
+    sbatch_options,
+)
+from quantexp.cluster.place import variables_set
 from quantexp.config import ExperimentConfig
 from quantexp.experiment import faults, plan, status
 from quantexp.experiment.cell import Cell
@@ -103,15 +112,38 @@ def test_resources_come_from_the_kind_then_the_cluster_then_the_models_size() ->
     options = sbatch_options(asked, cell.config.cluster)
     assert options["gres"] == "gpu:a100:2"
     assert options["additional_parameters"] == {"requeue": True, "exclusive": True, "nice": "3"}
+    assert options["srun_args"] == ["--cpus-per-task=2", "--export=ALL"]
 
 
-def test_out_of_memory_doubles_what_is_asked_once() -> None:
+def test_sbatchs_own_variables_are_the_users_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", "old")
+    monkeypatch.setenv("SBATCH_PARTITION", "short")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
+    asked = needs(Cell(make(cluster={"account": "new"})), CALIBRATE)
+    assert (asked.partition, asked.account, asked.time_min) == ("short", "new", 60)
+    # sbatch would let them go before what the script says
+    with variables_set({}, without=SBATCH_VARIABLES):
+        assert not [name for name in os.environ if name.startswith("SBATCH_")]
+
+
+def test_memory_per_gpu_replaces_memory() -> None:
+    cell = Cell(make(cluster={"sbatch": ["mem-per-gpu=80G"]}))
+    options = sbatch_options(needs(cell, CALIBRATE), cell.config.cluster)
+    assert "mem" not in options
+    assert options["additional_parameters"]["mem-per-gpu"] == "80G"
+
+
+def test_out_of_memory_doubles_what_was_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell(make())
     asked = needs(cell, CALIBRATE).memory_gb
     assert asked is not None
     for _ in range(2):
+        monkeypatch.setenv("QUANTEXP_MEMORY_GB", str(needs(cell, CALIBRATE).memory_gb))
         status.Status(cell.folder)
         status.lost(cell.folder, "killed", faults.MEMORY)
         assert needs(cell, CALIBRATE).memory_gb == 2 * asked
         status.queue(cell.folder)
         assert needs(cell, CALIBRATE).memory_gb == 2 * asked
+    # a larger node is not always there: what the user gives beyond that is taken as it is
+    for own, expected in ((asked, 2 * asked), (1.2 * asked, 1.2 * asked)):
+        assert needs(Cell(make(cluster={"memory_gb": own})), CALIBRATE).memory_gb == expected

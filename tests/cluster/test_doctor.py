@@ -45,6 +45,8 @@ def test_a_job_compares_itself_with_the_login_node(tmp_path: Path) -> None:
     (tmp_path / "hub" / "models--org--tiny").mkdir(parents=True)
     expected = health.facts()
     assert {c.state for c in here(tmp_path, expected=expected).values()} == {OK}
+    lost = here(tmp_path, expected=expected, folder=str(tmp_path / "gone"))["folder"]
+    assert (lost.state, "cluster.container" in lost.fix) == (FAILED, True)
     older = {**expected, "packages": {**expected["packages"], "torch": "1.0"}, "code": "x"}
     other = here(tmp_path, expected=older)["as on the login node"]
     assert other.state == FAILED

@@ -8,7 +8,7 @@ from configs import make
 
 from quantexp.cluster import job, slurm
 from quantexp.cluster.job import Part, SlurmWork
-from quantexp.config import to_plain
+from quantexp.config import Resources, to_plain
 from quantexp.errors import CalibrationError
 from quantexp.experiment import faults, run, status
 from quantexp.experiment.cell import Cell
@@ -36,7 +36,7 @@ def test_early_it_is_a_preemption_late_the_time_limit(
     part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for started, fault in ((0, faults.PREEMPTED), (-29 * 60, faults.TIME)):
-        work = SlurmWork(minutes=30, signal_s=60)
+        work = SlurmWork(Resources(time_min=30), signal_s=60)
         work._started = time.monotonic() + started
         folder = attempt(part, 1, monkeypatch)
         assert work.checkpoint([part], {}).function is work
@@ -46,7 +46,7 @@ def test_early_it_is_a_preemption_late_the_time_limit(
 def test_a_job_that_no_longer_gets_further_within_its_limit_fails(
     part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = SlurmWork(minutes=1, signal_s=60)
+    work = SlurmWork(Resources(time_min=1), signal_s=60)
     for done in (1, 2):
         folder = attempt(part, done, monkeypatch)
         work.checkpoint([part], {})
@@ -64,7 +64,7 @@ def test_a_further_run_says_why_the_one_before_ended(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setattr(slurm, "earlier_end", lambda _: "NODE_FAIL")
     monkeypatch.setattr(job, "perform", lambda *_: 0)
-    SlurmWork(30, 60)([part], {})
+    SlurmWork(Resources(time_min=30), 60)([part], {})
     assert status.read(folder)["fault"] == faults.NODE
 
 
@@ -73,11 +73,27 @@ def test_a_job_that_did_not_do_its_work_says_so_by_its_exit_code(
 ) -> None:
     monkeypatch.setattr(job, "run_cell", lambda _: False)
     with pytest.raises(SystemExit, match="1"):
-        SlurmWork(30, 60)([part], {"OMP_NUM_THREADS": "1"})
+        SlurmWork(Resources(time_min=30), 60)([part], {"OMP_NUM_THREADS": "1"})
 
     def full(_: object) -> bool:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(job, "run_cell", full)
     with pytest.raises(SystemExit, match="74"):
-        SlurmWork(30, 60)([part], {"OMP_NUM_THREADS": "1"})
+        SlurmWork(Resources(time_min=30), 60)([part], {"OMP_NUM_THREADS": "1"})
+
+
+def test_a_job_works_where_the_sweep_was_started(
+    part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configurations hold relative paths, and a setup may have gone elsewhere."""
+    work, scratch = SlurmWork(Resources(time_min=30), 60), tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.chdir(scratch)
+    seen: list[Path] = []
+    monkeypatch.setattr(job, "perform", lambda *_: seen.append(Path.cwd()))
+    work([part], {})
+    assert seen == [tmp_path]
+    work._folder = str(tmp_path / "gone")
+    with pytest.raises(SystemExit, match=r"gone, where the sweep was started.*cluster\.container"):
+        work([part], {})

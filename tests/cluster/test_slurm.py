@@ -1,19 +1,23 @@
 """SLURM's words: states, reasons and causes, from what its programs print."""
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from configs import make
 
+from quantexp.__main__ import main
 from quantexp.cluster import follow, place, slurm, submitted
-from quantexp.cluster.place import variables_set
+from quantexp.cluster.place import exports, variables_set
 from quantexp.cluster.slurm import JobState, NoAnswerError
 from quantexp.cluster.submitted import Submitted
 from quantexp.config import to_plain
 from quantexp.errors import ConfigError
-from quantexp.experiment import faults, plan, status
+from quantexp.experiment import faults, plan, record, status
 
 QUEUE = "12_0|PENDING||JobArrayTaskLimit\n12_1|RUNNING|n1|None\n12_2|FAILED|n2|NonZeroExitCode\n"
 ACCOUNTS = """12_2|FAILED|1:0|n2
@@ -21,7 +25,8 @@ ACCOUNTS = """12_2|FAILED|1:0|n2
 12_1|NODE_FAIL|0:0|n1
 13|FAILED|137:0|n1
 14|CANCELLED by 0|0:15|None assigned
-15|FAILED|74:0|n1"""
+15|FAILED|74:0|n1
+16|RUNNING|0:0|n3"""
 
 
 @pytest.fixture
@@ -38,7 +43,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_the_queue_is_believed_before_accounting(answers: dict[str, str]) -> None:
-    states = slurm.states(["12_0", "12_1", "12_2", "13", "14", "15", "99"])
+    states = slurm.states(["12_0", "12_1", "12_2", "13", "14", "15", "16", "99"])
+    assert states["16"].alive  # a colleague's: the queue lists ours only
     assert states["12_1"].alive  # sacct calls a requeued job's last run NODE_FAIL
     assert states["12_0"].pending
     assert "99" not in states
@@ -47,6 +53,11 @@ def test_the_queue_is_believed_before_accounting(answers: dict[str, str]) -> Non
     assert causes["13"] == faults.KILLED
     assert causes["14"] == faults.CANCELLED
     assert causes["15"] == faults.DISK
+
+
+def test_a_state_that_nobody_knows_ends_nothing() -> None:
+    assert JobState("RESV_DEL_HOLD").alive
+    assert not JobState("REVOKED").alive
 
 
 def test_without_accounting_the_queue_must_do(answers: dict[str, str]) -> None:
@@ -104,8 +115,6 @@ def test_programs_without_a_cluster_are_no_slurm(monkeypatch: pytest.MonkeyPatch
 def test_jobs_started_from_a_job_do_not_take_it_for_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import os
-
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     monkeypatch.setenv("SLURM_CONF", "/x")
     with variables_set({"A": "b"}):
@@ -146,6 +155,92 @@ def test_a_failed_calibration_is_the_cause_of_what_waited_for_it(tmp_path: Path)
     assert found["fault"] == faults.MEMORY
     assert "its calibration failed" in found["cause"]
     assert "1_0_log.out" in found["cause"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, answers: dict[str, str]) -> Path:
+    """A canary that failed, and the job of another cell that waited for it."""
+    answers["squeue"], answers["sacct"] = "", "1|FAILED|1:0|n1\n2|CANCELLED|0:0|None"
+    for cell in ("canary", "other"):
+        record.write(tmp_path / "cells" / cell / "cell.json", {})
+        status.queue(tmp_path / "cells" / cell)
+    first = Submitted("1", "slurm", "both", (("canary",),), "2026-01-01T00:00:00+00:00")
+    second = Submitted("2", "slurm", "both", (("other",),), first.time, "afterok:1,afterany:9")
+    for item in (first, second):
+        submitted.write(tmp_path / "sweeps" / "s" / "jobs", item)
+    return tmp_path
+
+
+def test_a_failed_canary_is_the_cause_of_all_others(sweep: Path) -> None:
+    folder = sweep / "cells" / "other"
+    status.lost(sweep / "cells" / "canary", "ValueError: boom", faults.ERROR)
+    assert follow.settle_ended(sweep, [folder]) == [folder]
+    found = status.read(folder)
+    assert (found["state"], found["fault"]) == (status.FAILED, faults.ERROR)
+    assert found["cause"].startswith("the canary canary failed (ValueError: boom): job 1: ")
+
+
+def test_nothing_is_said_of_cells_while_somebody_submits_them(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their jobs of now are not on disk yet; those of yesterday have ended."""
+    with submitted.claim(sweep):
+        assert main(["status", "--outputs", str(sweep)]) == 0
+        assert status.read(sweep / "cells" / "other")["state"] == status.QUEUED
+    assert main(["status", "--outputs", str(sweep)]) == 0
+    assert status.read(sweep / "cells" / "other")["state"] == status.FAILED
+    capsys.readouterr()
+
+
+def test_the_log_of_a_cancelled_cell_has_an_end(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweep / "sweeps" / "s" / "jobs" / "2_0_log.out").write_text("so far\n")
+    status.lost(sweep / "cells" / "other", "cancelled", faults.CANCELLED, status.INTERRUPTED)
+    assert main(["logs", "other", "-f", "--outputs", str(sweep)]) == 0
+    assert capsys.readouterr().out == "so far\n"
+
+
+def test_cancel_gives_one_order_for_a_whole_array(
+    tmp_path: Path, answers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers["squeue"] = "".join(f"5_{i}|PENDING||Priority\n" for i in range(3))
+    item = Submitted("5", "slurm", "both", (("a",), ("b",), ("c",)), "2026-01-01T00:00:00+00:00")
+    submitted.write(tmp_path / "sweeps" / "s" / "jobs", item)
+    for cell in "abc":
+        record.write(tmp_path / "cells" / cell / "cell.json", {})
+    record.write(tmp_path / "sweeps" / "s" / "sweep.json", {"cells": ["a", "b", "c"]})
+    orders: list[list[str]] = []
+
+    def cancelled(ids: list[str]) -> None:
+        orders.append(ids)
+        answers["squeue"] = ""
+
+    monkeypatch.setattr(slurm, "cancel", cancelled)
+    whole = answers["squeue"]
+    for name in ("b", "s"):
+        answers["squeue"] = whole
+        assert main(["cancel", name, "--outputs", str(tmp_path)]) == 0
+    assert orders == [["5_1"], ["5"]]
+
+
+def test_what_setup_puts_on_pythonpath_stays_behind_our_copy() -> None:
+    lines = exports({"PYTHONPATH": "/a b", "X": "$(date)"})
+    script = "\n".join(["PYTHONPATH=/module", *lines, 'echo "$PYTHONPATH|$X"'])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "/a b:/module|$(date)\n"
+
+
+def test_a_hang_up_waits_until_the_submission_is_written_down() -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: got.append(number))
+    try:
+        with place.undisturbed():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not got
+        assert got == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_exceptions_have_causes() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class GreedySweeper(BasicSweeper):
 '''
 
 
-def work(cell: Cell, status: Status) -> None:
+def work(cell: Cell, status: Status, calibrated: Callable[[], None]) -> None:
     """The error of blocks is least at alpha=0.6, a test set's perplexity at 0.8."""
     alpha = getattr(cell.config.method.options, "alpha", 0.0)
     for item in cell.evaluations:
@@ -99,13 +99,14 @@ def seen() -> list[tuple[float, float]]:
 def test_a_sweeper_gets_the_block_error_and_never_a_test_set(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*BASE, *SEARCH]) == 0
+    assert main([*BASE, *SEARCH, "cluster.setup=[secret]"]) == 0
     # at the test set's best alpha, 0.8, it would have stopped after two steps
     assert [alpha for alpha, _ in seen()] == [0.8, 0.7, 0.6, 0.5]
     assert min(seen(), key=lambda pair: pair[1])[0] == 0.6
     [sweep] = Path("outputs/sweeps").iterdir()
     assert len(json.loads((sweep / "sweep.json").read_text())["cells"]) == 5  # with the baseline
     tuning = json.loads((sweep / "tuning.json").read_text())
+    assert "secret" not in (sweep / "tuning.json").read_text()
     assert (tuning["objective"], len(tuning["trials"])) == ("block_error", 4)
     capsys.readouterr()
     assert main(["report"]) == 0

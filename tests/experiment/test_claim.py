@@ -1,5 +1,6 @@
 """Claims: one holder at a time, across processes; whoever is gone or was replaced loses it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -71,3 +72,36 @@ def test_a_later_run_of_a_job_replaces_the_one_before(
     holder(tmp_path / "c", job="7_1", run=2)
     with pytest.raises(BusyError), Claim(tmp_path / "c", wait=False):
         pass
+
+
+def test_a_file_system_that_stumbles_costs_nobody_his_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+
+    def stale(_: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with Claim(path) as taken:
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "stat", stale)
+            taken.check()
+        path.unlink()
+        with pytest.raises(SupersededError):
+            taken.check()
+
+    # one look that takes longer than the holder has: it could not touch its claim meanwhile
+    monkeypatch.setattr(claim, "EXPIRY", 0.6)
+    monkeypatch.setattr(claim, "BEAT", 0.5)
+    holder(path)
+    looks = []
+
+    def slow(_: Path) -> float:
+        looks.append(time.monotonic())
+        if len(looks) == 2:
+            time.sleep(0.8)
+        return 1.0
+
+    monkeypatch.setattr(claim, "_touched", slow)
+    with Claim(path):
+        assert len(looks) > 3

@@ -10,6 +10,7 @@ from fakes import fake_model, finish
 from quantexp.config import ExperimentConfig, from_plain
 from quantexp.experiment import plan
 from quantexp.experiment.cell import Cell
+from quantexp.experiment.claim import Claim
 from quantexp.experiment.clean import main as clean
 from quantexp.experiment.status import Status
 
@@ -116,9 +117,10 @@ def test_clean_frees_space_and_never_a_record(
     assert not cell.missing
 
 
-def test_clean_keeps_what_a_job_or_another_sweep_uses(config: ExperimentConfig) -> None:
-    from quantexp.experiment.run import lock
-
+@pytest.mark.parametrize("reader", ["", ".some-cell"])
+def test_clean_keeps_what_a_job_or_another_sweep_uses(
+    config: ExperimentConfig, reader: str
+) -> None:
     shared = make(Path("model"), activation=8)
     plan.write(plan.make([config], baselines=False), Path("outputs/sweeps/a"), [])
     plan.write(plan.make([config, shared], baselines=False), Path("outputs/sweeps/b"), [])
@@ -128,7 +130,8 @@ def test_clean_keeps_what_a_job_or_another_sweep_uses(config: ExperimentConfig) 
     weights = Cell(config).checkpoint / "checkpoint" / "00000.safetensors"
     clean(["--sweep", "a"])
     assert weights.exists()
-    with lock(Cell(config)):
+    checkpoint = Cell(config).checkpoint
+    with Claim(checkpoint.with_name(f".{checkpoint.name}{reader}.claim")):
         clean(["--sweep", "b"])
     assert weights.exists()
     clean(["--sweep", "b"])

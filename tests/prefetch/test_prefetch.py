@@ -85,9 +85,11 @@ def test_a_sweep_is_fetched_at_commits_and_then_runs_offline(
 ) -> None:
     texts = ("data=wikitext2", "data.seq_len=128", "evaluation=pydocs", "rounding=gptq")
     hub.cut = 1
-    first = run("prefetch", *CELL, *texts, "evaluation.seq_len=128", "-m")
+    setup = "cluster.setup=[secret]"
+    first = run("prefetch", *CELL, *texts, "evaluation.seq_len=128", setup, "-m")
     assert first.returncode == 0, first.stderr
     assert "HF_HUB_OFFLINE=1 python -m quantexp model=hf model.path=org/tiny" in first.stdout
+    assert "secret" not in str(manifest(tmp_path))
     found = manifest(tmp_path)["repositories"]
     assert isinstance(found, list)
     model, corpus = found
