@@ -91,6 +91,7 @@ def choose(
     if device.type == "cuda":
         # torch takes pinned memory in powers of two
         pinned = streams * ((1 << (one - 1).bit_length()) - one)
+        torch.cuda.empty_cache()  # what torch keeps for later is free as well
         free = torch.cuda.mem_get_info(device)[0]
         room = {"device": free - work.device, "host": free_memory() - work.host - pinned}
     else:  # the device's memory is the host's

@@ -22,7 +22,7 @@ from quantexp.calibration.checkpoint import QuantizedCheckpoint, quantized_bits
 from quantexp.calibration.footprint import TOKENS
 from quantexp.calibration.ladder import Rung, short, split
 from quantexp.calibration.ladder import rungs as ladder_rungs
-from quantexp.calibration.passes import batches, hidden_states, observe, once_more, run
+from quantexp.calibration.passes import batches, hidden_states, largest, observe, once_more, run
 from quantexp.calibration.sampling import token_hash
 from quantexp.calibration.weights import WeightRounding
 from quantexp.config import ExperimentConfig
@@ -348,7 +348,7 @@ class _Loop:
         if not all(torch.isfinite(part).all() for part in batches(out)):
             raise CalibrationError(
                 f"block {index}: the unquantized model's own outputs are not finite "
-                f"(largest input {self.fp.abs().max():.3g}): check the checkpoint"
+                f"(largest input {largest(self.fp):.3g}): check the checkpoint"
             )
         read = {path: site.name for site in paths.sites for path in site.linears}
         top, mean = ({path: x[name] for path, name in read.items()} for x in (top, mean))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.functional import mse_loss
 
+from quantexp.calibration.passes import largest
 from quantexp.errors import NumericalError
 from quantexp.precision import products
 
@@ -27,6 +29,23 @@ class ParameterGroup:
     lr: float
 
 
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Within it, what has no deterministic kernel on an accelerator is an error, not a warning.
+
+    PyTorch's attention takes its deterministic backward only then.
+    """
+    if not torch.are_deterministic_algorithms_enabled():  # on a CPU all are deterministic
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@reproducible()
 @products("float32")
 def fit_output(
     block: CalibrationBlock,
@@ -125,6 +144,13 @@ def _step(
             if refusal:
                 raise torch.OutOfMemoryError(f"{error} {refusal}") from error
             print(f"block {block.index}: {error}", flush=True)
+        except RuntimeError as error:
+            # not LinAlgError and the like, and once: it is not raised where it is only a warning
+            if "deterministic" not in str(error):
+                raise
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            print(f"block {block.index} will not be the same to the bit again: {error}", flush=True)
+            continue
         # here, where the exception no longer holds the activations that did not fit
         block.micro_batch = size // 2
         optimizer.zero_grad(set_to_none=True)
@@ -195,7 +221,7 @@ def _failure(
     broken = [name for name, p in parameters if not torch.isfinite(p).all()]
     return NumericalError(
         f"block {block.index}, epoch {epoch + 1} of {epochs}: {what} (losses so far: "
-        f"{[round(x, 6) for x in losses]}; largest input {float(block.inputs.abs().max()):.3g}, "
-        f"largest target {float(block.targets.abs().max()):.3g}; first parameter that is not "
+        f"{[round(x, 6) for x in losses]}; largest input {largest(block.inputs):.3g}, "
+        f"largest target {largest(block.targets):.3g}; first parameter that is not "
         f"finite: {broken[0] if broken else 'none'})"
     )

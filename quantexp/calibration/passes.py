@@ -54,6 +54,12 @@ def batches(x: Tensor, tokens: int = TOKENS) -> tuple[Tensor, ...]:
     return found
 
 
+def largest(x: Tensor) -> float:
+    """max|x| of a stream (B, T, C), a pass at a time: nothing as large as the stream is made."""
+    ends = [end for part in batches(x) for end in part.aminmax()]
+    return float(torch.stack(ends).abs().max())
+
+
 def hidden_states(out: Any) -> Tensor:
     """What a block returns, alone or first of several."""
     found: Tensor = out[0] if isinstance(out, tuple) else out

@@ -333,7 +333,9 @@ def best_clips(weight: Tensor, x: Tensor, quantizer: Quantizer) -> Tensor:
     g = quantizer.spec.group_size or weight.shape[1]
     X = x.unflatten(1, (-1, g)).permute(1, 2, 0)  # (G, g, N)
     found = []
-    for rows in weight.split(max(1, CLIP_ELEMENTS // (len(X) * X.shape[2]))):
+    # an accelerator takes microseconds to start each operation
+    at_once = CLIP_ELEMENTS if weight.device.type == "cpu" else 8 * CLIP_ELEMENTS
+    for rows in weight.split(max(1, at_once // (len(X) * X.shape[2]))):
         w = rows.unflatten(1, (-1, g))
         top = w.abs().amax(-1, keepdim=True)
         best, least = torch.ones_like(top), torch.full_like(top, torch.inf)

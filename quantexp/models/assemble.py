@@ -71,6 +71,7 @@ def placement(
     if max_memory is None and model.device.type == "cpu":
         return {"": model.device}
     if max_memory is None:
+        torch.cuda.empty_cache()  # what torch keeps for later is free as well
         free = get_max_memory()
         max_memory = {name: int(size * _SHARE) for name, size in free.items()}
     classes = sorted({type(whole.get_submodule(p)).__name__ for p in _block_paths(model)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -46,8 +47,10 @@ class StreamedModel:
         self.source = source
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda":
-            # a resumed calibration must end bit-identical; cuBLAS needs CUBLAS_WORKSPACE_CONFIG
+            # a resumed calibration must end bit-identical
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             # unless a calibration says otherwise, and whatever the environment says
             torch.backends.cuda.matmul.fp32_precision = "ieee"
         self._trust = config.trust_remote_code

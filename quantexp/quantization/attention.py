@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -117,8 +118,18 @@ def attention(
         # the CPU's kernel for training is a third faster on padded heads; zeros add nothing
         query, key, value = (pad(x, (0, NARROW - width)) for x in (query, key, value))
         kwargs["scaling"] = kwargs.get("scaling") or width**-0.5
-    out, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    asked: Any = module
+    if _repeated(query, key):
+        # its kernels for float32 know no grouped heads: without this all scores would be in memory
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+        asked = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+    out, weights = sdpa_attention_forward(asked, query, key, value, attention_mask, **kwargs)
     return out[..., :width], weights
+
+
+def _repeated(query: Tensor, key: Tensor) -> bool:
+    """Whether heads of keys and values are repeated for the device's sake."""
+    return query.is_cuda and query.dtype == torch.float32 and query.shape[1] != key.shape[1]
 
 
 def _capped(

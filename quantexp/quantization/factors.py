@@ -112,7 +112,9 @@ def cayley(R: Tensor) -> Tensor:
     lower = R.tril()
     A = lower - lower.mT
     eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
-    orthogonal: Tensor = torch.linalg.solve(eye - A / 2, eye + A / 2)
+    # never singular: the eigenvalues of a skew matrix are imaginary. solve() would ask the device
+    # whether it is, at every step of a fit
+    orthogonal: Tensor = torch.linalg.solve_ex(eye - A / 2, eye + A / 2).result
     return orthogonal
 
 

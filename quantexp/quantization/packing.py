@@ -14,13 +14,13 @@ from quantexp.quantization.pieces import pieces
 def pack(integers: Tensor, bits: int, least: int) -> Tensor:
     """Packs integers (O, C) in [least, least + 2^bits) into bytes (O, ceil(C·bits/8))."""
     size = -(-integers.shape[1] * bits // 8)
-    parts = [_pack(integers[at] - least, bits)[:, :size] for at in pieces(*integers.shape)]
+    parts = [_pack(integers[at] - least, bits)[:, :size] for at in pieces(integers)]
     return torch.cat(parts)
 
 
 def unpack(packed: Tensor, bits: int, least: int, columns: int) -> Tensor:
     """The inverse of :func:`pack`: int16 integers (O, columns)."""
-    parts = [_unpack(packed[at], bits)[:, :columns] + least for at in pieces(len(packed), columns)]
+    parts = [_unpack(packed[at], bits)[:, :columns] + least for at in pieces(packed, columns)]
     return torch.cat(parts)
 
 

@@ -46,6 +46,8 @@ class _RoundStraightThrough(torch.autograd.Function):
 
 def round_through(x: Tensor) -> Tensor:
     """Rounds half to even; the gradient passes as if nothing had been rounded."""
+    if not (x.requires_grad and torch.is_grad_enabled()):  # GPTQ rounds column by column
+        return x.round()
     rounded: Tensor = _RoundStraightThrough.apply(x)
     return rounded
 
@@ -200,7 +202,7 @@ class Quantizer(nn.Module):
         if not torch.is_grad_enabled() and self._in_parts(x):
             out = torch.empty_like(x)
             rows, found = (t.view(-1, x.shape[-1]) for t in (x, out))
-            for at in pieces(*rows.shape):
+            for at in pieces(rows):
                 found[at] = self._quantized(rows[at])
             return out
         return self._quantized(x)

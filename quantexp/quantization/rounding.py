@@ -42,7 +42,7 @@ class IntegerWeight:
             integers = self.integers
             scale, zero = (t[:, self.group_index.long()] for t in (self.scale, self.zero))
         weight = torch.empty_like(integers, dtype=dtype)
-        for at in pieces(*self.integers.shape):
+        for at in pieces(self.integers):
             weight[at] = (integers[at] - zero[at]).to(wide).mul_(scale[at].to(wide))
         return weight.view(self.integers.shape)
 
@@ -63,7 +63,7 @@ def rtn(
     scale, zero = range_parameters(groups, spec, stored, factors)
     wide = scale.to(weight.dtype)
     q = torch.empty_like(groups, dtype=torch.int16)
-    for at in pieces(*weight.shape):
+    for at in pieces(weight):
         s, z = wide[at, :, None], zero[at, :, None]
         q[at] = to_integers(groups[at], s, z, spec.bits, spec.scheme)
     return IntegerWeight(q.flatten(1), scale, zero.to(torch.int16), spec)

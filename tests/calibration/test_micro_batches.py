@@ -64,6 +64,40 @@ def test_parts_of_a_batch_make_the_same_step(
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-2)
 
 
+def test_a_fit_is_reproducible_or_says_that_it_is_not(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On an accelerator, where some operations have no deterministic kernel."""
+    forward, strict = CalibrationBlock.forward, list[bool]()
+
+    def refused(block: CalibrationBlock, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            strict.append(not torch.is_deterministic_algorithms_warn_only_enabled())
+            if strict[-1] and block.index == 1:
+                raise RuntimeError("cumsum does not have a deterministic implementation")
+        return forward(block, x)
+
+    config = make_config(folder, "flatquant", (8, 8, 16, 16), options={"epochs": 1})
+    whole = fitted(config, tmp_path / "whole")
+    monkeypatch.setattr(CalibrationBlock, "forward", refused)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # as on an accelerator
+    try:
+        again = fitted(config, tmp_path / "again")
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert strict[0]
+    assert not strict[-1]
+    told = capsys.readouterr().out
+    assert told.count("will not be the same to the bit again") == 1
+    assert "block 1 will not" in told
+    for (one, _), (other, _) in zip(whole, again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_the_gradient_is_the_batchs_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before rounding can make a difference: one step of one parameter, in float64."""
     from types import SimpleNamespace

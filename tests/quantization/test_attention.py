@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from quantexp.config import ExperimentConfig
 from quantexp.models.architectures import LLAMA
+from quantexp.quantization import attention
 from quantexp.quantization.attention import IMPLEMENTATION, register
 from quantexp.quantization.block import QuantBlock
 from quantexp.quantization.factors import make_factor
@@ -128,6 +129,19 @@ def test_with_16_bits_it_is_the_attention_of_transformers(path: Path) -> None:
     expected = AutoModelForCausalLM.from_pretrained(path).eval()(tokens).logits
     found = quantized_model(make_config(path, bits=(16, 16, 16, 16)))(tokens).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_repeated_heads_are_what_grouped_heads_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accelerator has no good kernel for grouped heads in float32."""
+    model = quantized_model(make_config(path, bits=(16, 16, 16, 16)))
+    tokens = windows()[:2]
+    with torch.no_grad():
+        grouped = model(tokens).logits
+        monkeypatch.setattr(attention, "_repeated", lambda query, key: True)
+        repeated = model(tokens).logits
+    assert relative(repeated, grouped) < 1e-6
 
 
 def test_narrow_heads_are_padded_for_the_fit_without_a_trace(
