@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+import threading
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -87,8 +88,19 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _held_back(*signals: signal.Signals) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    """The mask is for children; another thread of ours would still take a signal that it stops."""
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for each in signals:
+            if signal.getsignal(each) is not None:  # not Python's, and not ours to replace
+                handlers[each] = signal.signal(each, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
