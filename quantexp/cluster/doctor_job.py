@@ -92,7 +92,7 @@ def _submit(cluster: ClusterConfig, asked: Resources, folder: Path) -> Any:
 def _wait(job: Any, folder: Path) -> list[Check]:
     """The job's answer; without one, why."""
     began = asked = time.monotonic()
-    state, told = slurm.JobState("PENDING"), ""
+    state, told, over = slurm.JobState("PENDING"), "", False
     print(f"job      {job.job_id} submitted; Ctrl-C cancels it", file=sys.stderr)
     try:
         while (answer := record.read(folder / "answer.json")) is None:
@@ -108,8 +108,9 @@ def _wait(job: Any, folder: Path) -> list[Check]:
                 told = now
                 limit = f" (at most {_WAIT / 60:.0f} minutes)" if state.pending else ""
                 print(f"job      {job.job_id} {now}{limit}", file=sys.stderr)
-            if not state.alive and not (folder / "answer.json").exists():
+            if not state.alive and over and not (folder / "answer.json").exists():
                 return [_ended(job, state)]
+            over = not state.alive  # network file systems may show the answer later
             if state.pending and asked - began > _WAIT:
                 slurm.cancel([job.job_id])
                 text = f"waited {_WAIT / 60:.0f} minutes: {state.why}"

@@ -45,13 +45,14 @@ SBATCH_VARIABLES = (*_VARIABLES.values(), *_OVERRULED)
 def needs(cell: Cell, kind: str) -> Resources:
     """All that SLURM is asked for, for one kind of job (``calibrate`` or ``evaluate``).
 
-    A cell that ran out of memory asks for twice what it had then, unless that is exceeded anyway.
+    A cell that ran out of memory asks for twice as much, once, unless it asks for more anyway than
+    it had then: no node may have twice as much.
     """
     cluster = cell.config.cluster
     asked = laid_over(_by_size(cell, kind), given(cluster, kind))
     had = _ran_out(cell)
     if asked.memory_gb and had and asked.memory_gb <= had:
-        asked = replace(asked, memory_gb=2 * had)
+        asked = replace(asked, memory_gb=2 * asked.memory_gb)
     # the host's own word for GPUs stands alone
     return replace(asked, gpus=None, gpu_type=None) if asked.gres else asked
 

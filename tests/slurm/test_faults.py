@@ -126,8 +126,10 @@ def test_out_of_memory_asks_for_twice_as_much_once(
     assert sweep.status()["fault"] == "out of memory"
     assert "twice" in said
     assert not slurm("squeue", "-h")
-    assert sweep.run("cluster.calibrate.memory_gb=0.6") == 0
-    assert {0.3, 1.2} <= {item["memory_gb"] for item in sweep.jobs()}
+    # enough here, perhaps not everywhere; what is more than it had is taken as it is
+    sweep.run("cluster.calibrate.memory_gb=0.3")
+    assert sweep.run("cluster.calibrate.memory_gb=1.2") == 0
+    assert {0.3, 0.6} <= {item["memory_gb"] for item in sweep.jobs()} <= {0.3, 0.6, 1.0, 1.2}
     sweep.settle_again(quiet)
 
 
