@@ -103,6 +103,9 @@ def settle_ended(outputs: Path, folders: Iterable[Path]) -> list[Path]:
         BusyError: Somebody does.
         NoAnswerError: SLURM does not say.
     """
+    tasks, folders = _by_cell(outputs), list(folders)
+    if not any(folder.name in tasks for folder in folders):
+        return []
     with submitted.claim(outputs, wait=False):
         return settle_all(outputs, folders)
 

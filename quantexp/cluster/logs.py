@@ -43,7 +43,7 @@ def _print(log: Path, folder: Path, follow: bool) -> None:
     place = 0
     while True:
         state = status.read(folder)
-        cancelled = state["state"] == status.INTERRUPTED and state["fault"] == faults.CANCELLED
+        cancelled = state["state"] == status.INTERRUPTED and state.get("fault") == faults.CANCELLED
         ended = cancelled or state["state"] in (status.DONE, status.FAILED)
         if log.exists():
             with log.open(errors="replace") as file:

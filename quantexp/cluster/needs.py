@@ -49,7 +49,7 @@ def needs(cell: Cell, kind: str) -> Resources:
     it had then: no node may have twice as much.
     """
     cluster = cell.config.cluster
-    asked = laid_over(_by_size(cell, kind), given(cluster, kind))
+    asked = _laid_over(_by_size(cell, kind), given(cluster, kind))
     had = _ran_out(cell)
     if asked.memory_gb and had and asked.memory_gb <= had:
         asked = replace(asked, memory_gb=2 * asked.memory_gb)
@@ -95,10 +95,10 @@ def given(cluster: ClusterConfig, kind: str) -> Resources:
         kind: ``calibrate`` or ``evaluate``.
     """
     variables = {key: os.environ.get(name) or None for key, name in _VARIABLES.items()}
-    return laid_over(Resources(**variables), cluster, getattr(cluster, kind))  # type: ignore[arg-type]
+    return _laid_over(Resources(**variables), cluster, getattr(cluster, kind))  # type: ignore[arg-type]
 
 
-def laid_over(*layers: Resources) -> Resources:
+def _laid_over(*layers: Resources) -> Resources:
     """The last value that is given wins, field by field."""
     found = {}
     for field in fields(Resources):
