@@ -33,7 +33,7 @@ def test_the_accelerators_benchmark_works_on_tiny_sizes(tmp_path: Path) -> None:
         "omniquant",
     ]
     for row in rows:
-        assert len(row["seconds"]) == 2
+        assert len(row["seconds"]) == 3  # the first, one that stands for all others, the last
         assert row["seconds_all"] > 0
         assert "aten::mm" in (tmp_path / f"profile-{row['method']}.txt").read_text()
 
