@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 
@@ -26,9 +27,11 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: There is no such sweep or cell, or SLURM does not answer.
     """
     arguments = parser().parse_args(argv)
-    wanted = {task.id for task in choose.tasks(arguments.outputs, arguments.name)}
+    named = choose.tasks(arguments.outputs, arguments.name)
     try:
-        live = follow.live(arguments.outputs)
+        away = {task.of.cluster for task in named if task.of.elsewhere and task.open}
+        live = [task for task in follow.live(arguments.outputs) if not task.of.elsewhere]
+        wanted = {task.id for task in named if not task.of.elsewhere}
         found = [task for task in live if task.id in wanted]
         others = {task.of.id for task in live if task.id not in wanted}
         # an array whose tasks all go is one order to SLURM
@@ -36,6 +39,11 @@ def main(argv: Sequence[str]) -> int:
         _wait(found)
     except slurm.NoAnswerError as error:
         raise ConfigError(f"SLURM does not answer ({error}): try again later") from error
+    for name in sorted(map(str, away)):
+        print(
+            f"warning: {arguments.name} has jobs on cluster {name}: cancel it there as well",
+            file=sys.stderr,
+        )
     cells = sorted({cell for task in found for cell in task.cells})
     for cell in cells:
         folder = arguments.outputs / "cells" / cell

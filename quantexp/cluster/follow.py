@@ -20,12 +20,14 @@ _GRACE = 2.0  # seconds that a record may come later than the end of its job (ne
 def live(outputs: Path, sweep: str | None = None) -> list[Task]:
     """The tasks that wait or run in SLURM.
 
+    Those of another cluster, which only records tell of, are among them: ``task.of.elsewhere``.
+
     Raises:
         NoAnswerError: SLURM does not say.
     """
     tasks = [task for task in submitted.tasks(outputs, sweep) if task.of.place == "slurm"]
-    states = slurm.states(task.id for task in tasks)
-    return [task for task in tasks if _alive(task, states)]
+    states = slurm.states(task.id for task in tasks if not task.of.elsewhere)
+    return [task for task in tasks if (task.open if task.of.elsewhere else _alive(task, states))]
 
 
 def follow(
@@ -54,8 +56,8 @@ def follow(
         now = time.monotonic()
         if now >= due:
             due = now + poll_s
-            tasks = _by_cell(outputs)
             try:
+                tasks = _by_cell(outputs)
                 states = slurm.states(task.id for f in left for task in tasks.get(f.name, ()))
             except slurm.NoAnswerError as error:
                 tell({folder.name: f"SLURM does not answer: {error}" for folder in left})
@@ -180,10 +182,18 @@ def _by_cell(outputs: Path) -> dict[str, list[Task]]:
 
 
 def _of_slurm(every: Sequence[Task]) -> dict[str, list[Task]]:
-    """The tasks of cells that ran last in SLURM."""
+    """The tasks of cells that ran last in this machine's SLURM.
+
+    Raises:
+        NoAnswerError: SLURM does not say which one that is.
+    """
+
+    def ours(task: Task) -> bool:
+        return task.of.place == "slurm" and not task.of.elsewhere
+
     found = submitted.of_cells(every)
-    last = {cell: tasks for cell, tasks in found.items() if tasks[-1].of.place == "slurm"}
-    return {cell: [t for t in tasks if t.of.place == "slurm"] for cell, tasks in last.items()}
+    last = {cell: tasks for cell, tasks in found.items() if ours(tasks[-1])}
+    return {cell: [task for task in tasks if ours(task)] for cell, tasks in last.items()}
 
 
 def _alive(task: Task, states: Mapping[str, JobState]) -> bool:
@@ -213,11 +223,12 @@ def _last_line(log: Path) -> str:
 
 def states_of(outputs: Path, names: Iterable[str]) -> dict[str, str]:
     """:func:`notes` for cells by id, for a look from another shell; empty without SLURM."""
-    tasks = _by_cell(outputs)
-    wanted = [name for name in names if name in tasks]
-    if not wanted:
+    names = list(names)
+    if not names:
         return {}
     try:
+        tasks = _by_cell(outputs)
+        wanted = [name for name in names if name in tasks]
         states = slurm.states(task.id for name in wanted for task in tasks[name])
     except slurm.NoAnswerError:
         return {}

@@ -16,9 +16,12 @@ def refused(cells: Iterable[Cell]) -> list[str]:
     Raises:
         ConfigError: SLURM does not answer.
     """
+    cells = list(cells)
     distinct = dict.fromkeys(needs(cell, kind) for cell in cells for kind in (CALIBRATE, EVALUATE))
     found = here()
-    return list(dict.fromkeys(text for asked in distinct for text in problems(asked, found)))
+    texts = [text for asked in distinct for text in problems(asked, found)]
+    texts += [text for cell in cells for text in _other_cluster(cell.config.cluster.sbatch)]
+    return list(dict.fromkeys(texts))
 
 
 def here() -> Facts:
@@ -59,6 +62,16 @@ def problems(asked: Resources, facts: Facts, where: str = "cluster") -> list[str
     # several partitions may be named; one that can run the job is enough
     each = [list(_within(asked, wanted, facts, name, where)) for name in names]
     return [] if not all(each) else list(dict.fromkeys(text for texts in each for text in texts))
+
+
+def _other_cluster(options: Iterable[str]) -> Iterator[str]:
+    for option in options:
+        if option.lstrip("-").partition("=")[0] in ("clusters", "M"):
+            yield (
+                f"cluster.sbatch={option}: jobs are checked, followed and cancelled on this "
+                "machine's cluster alone: leave it out, and start the command on a login node of "
+                "that cluster"
+            )
 
 
 def _names(asked: Resources, facts: Facts) -> list[str]:

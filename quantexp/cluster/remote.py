@@ -64,8 +64,8 @@ def _not_under_way(made: Plan, outputs: Path) -> tuple[list[Job], dict[str, tupl
         raise ConfigError(f"SLURM does not answer ({error}): try again later") from error
     busy: dict[str, list[str]] = {}
     for task in tasks:
-        if task.of.kind == EVALUATE:
-            continue
+        if task.of.kind == EVALUATE or task.of.elsewhere:
+            continue  # a job of another cluster cannot be waited for
         for calibration in {follow.calibration_of(outputs / "cells" / c) for c in task.cells}:
             busy.setdefault(calibration, []).append(task.id)
     # a cell whose own attempt has failed is not under way, though others of its task are

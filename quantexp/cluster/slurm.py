@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from quantexp.errors import ConfigError
 
@@ -189,6 +190,17 @@ def cancel(ids: Sequence[str]) -> None:
 def queued() -> int:
     """How many jobs of ours are in the queue, array tasks counted one by one."""
     return len(ask("squeue", "-h", "-a", "-r", "-u", getpass.getuser(), "-o", "%i").splitlines())
+
+
+@cache
+def cluster_name() -> str:
+    """What this machine's cluster is called; asked once.
+
+    Raises:
+        NoAnswerError: Nobody says.
+    """
+    found = re.search(r"ClusterName\s*=\s*(\S+)", ask("scontrol", "show", "config"))
+    return found[1] if found else ""
 
 
 def max_array_size() -> int:

@@ -68,6 +68,7 @@ def _arrays(
 ) -> tuple[list[Array], int]:
     """All arrays, and how many of them are the canary's: one job that the rest waits for."""
     try:
+        slurm.cluster_name()  # known before the first job is there
         longest = slurm.max_array_size()
         most = _most(jobs)
         room = None if most is None else max(0, most - slurm.queued())
@@ -167,6 +168,7 @@ def _sbatch(
         after=after,
         memory_gb=array.asked.memory_gb,
         code=current(Path(cells[0]["paths"]["outputs"])).path.name,
+        cluster=slurm.cluster_name(),
     )
     submitted.write(folder, made)
     for link in folder.glob(".submission_file_*.sh"):

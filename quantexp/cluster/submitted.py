@@ -7,7 +7,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantexp.experiment import record
+from quantexp.cluster import slurm
+from quantexp.experiment import record, status
 from quantexp.experiment.claim import Claim
 from quantexp.typed import build, plain
 
@@ -25,6 +26,7 @@ class Submitted:
         after: SLURM's dependency, if any.
         memory_gb: What was asked for.
         code: Name of the copy of the package that it runs, in ``outputs/code``.
+        cluster: SLURM's name of the cluster, whose numbers mean nothing on another one.
     """
 
     id: str
@@ -35,6 +37,16 @@ class Submitted:
     after: str | None = None
     memory_gb: float | None = None
     code: str | None = None
+    cluster: str | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is a job of another cluster than this machine's.
+
+        Raises:
+            NoAnswerError: SLURM does not say which cluster this is.
+        """
+        return self.cluster is not None and self.cluster != slurm.cluster_name()
 
     @property
     def task_ids(self) -> tuple[str, ...]:
@@ -57,6 +69,12 @@ class Task:
     def log(self) -> Path:
         """What it prints; submitit's name for it."""
         return self.folder / f"{self.id}_0_log.out"
+
+    @property
+    def open(self) -> bool:
+        """Whether the record of a cell of it says that it waits or runs."""
+        cells = (self.folder.parents[2] / "cells" / name for name in self.cells)
+        return any(status.read(cell)["state"] in (status.QUEUED, status.RUNNING) for cell in cells)
 
 
 def claim(outputs: Path, wait: bool = True) -> Claim:

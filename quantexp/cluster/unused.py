@@ -4,10 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from quantexp.cluster import slurm, submitted
-from quantexp.cluster.submitted import Task
+from quantexp.cluster import follow, slurm, submitted
 from quantexp.errors import ConfigError
-from quantexp.experiment import record, status
+from quantexp.experiment import record
 from quantexp.experiment.claim import Claim
 from quantexp.experiment.code import science
 from quantexp.experiment.estimate import readable_size
@@ -55,21 +54,14 @@ def free_unused(outputs: Path, dry: bool) -> int:
 
 def _jobs(outputs: Path) -> dict[str | None, str]:
     """Copy → a job that needs it. ``None`` is one that does not say which: all are kept."""
-    tasks = submitted.tasks(outputs)
+    here = (task for task in submitted.tasks(outputs) if task.of.place != "slurm")
     try:
-        states = slurm.states(task.id for task in tasks if task.of.place == "slurm")
+        alive = [*follow.live(outputs), *(task for task in here if task.open)]
     except slurm.NoAnswerError as error:
         raise ConfigError(
             f"SLURM does not answer ({error}), and its jobs may need the code: try again later"
         ) from error
-
-    def alive(task: Task) -> bool:
-        if task.of.place == "slurm":
-            return task.id in states and states[task.id].alive
-        cells = (outputs / "cells" / name for name in task.cells)
-        return any(status.read(cell)["state"] == status.RUNNING for cell in cells)
-
-    return {task.of.code: f"job {task.id} needs it" for task in tasks if alive(task)}
+    return {task.of.code: f"job {task.id} needs it" for task in alive}
 
 
 def _unfinished(outputs: Path) -> dict[str, str]:

@@ -41,6 +41,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return found[command[0]]
 
     monkeypatch.setattr(slurm, "ask", ask)
+    slurm.cluster_name.cache_clear()
     return found
 
 
@@ -224,6 +225,40 @@ def test_cancel_gives_one_order_for_a_whole_array(
         answers["squeue"] = whole
         assert main(["cancel", name, "--outputs", str(tmp_path)]) == 0
     assert orders == [["5_1"], ["5"]]
+
+
+def test_the_jobs_of_another_cluster_are_left_to_it(
+    tmp_path: Path,
+    answers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its numbers are those of other jobs here: 7 runs, and is none of ours."""
+    answers["scontrol"] = "ClusterName = here\n"
+    answers["squeue"] = "7|RUNNING|n1|None\n8|RUNNING|n1|None\n"
+    for cell in ("a", "b"):
+        record.write(tmp_path / "cells" / cell / "cell.json", {})
+        status.queue(tmp_path / "cells" / cell)
+    jobs, when = tmp_path / "sweeps" / "s" / "jobs", "2026-01-01T00:00:00+00:00"
+    submitted.write(jobs, Submitted("7", "slurm", "both", (("a",),), when, cluster="other"))
+    submitted.write(jobs, Submitted("8", "slurm", "both", (("b",),), when, cluster="here"))
+    record.write(tmp_path / "sweeps" / "s" / "sweep.json", {"cells": ["a", "b"]})
+    a = tmp_path / "cells" / "a"
+    assert {task.id: task.of.elsewhere for task in follow.live(tmp_path)} == {"7": True, "8": False}
+    orders: list[str] = []
+
+    def cancelled(ids: list[str]) -> None:
+        orders.extend(ids)
+        answers["squeue"] = ""
+
+    monkeypatch.setattr(slurm, "cancel", cancelled)
+    assert main(["cancel", "s", "--outputs", str(tmp_path)]) == 0
+    assert orders == ["8"]
+    assert "cluster other: cancel it there" in capsys.readouterr().err
+    assert follow.settle_ended(tmp_path, [a]) == []  # nothing here knows whether it died
+    assert status.read(a)["state"] == status.QUEUED
+    status.lost(a, "preempted", faults.PREEMPTED, status.INTERRUPTED)  # said over there
+    assert follow.live(tmp_path) == []
 
 
 def test_what_setup_puts_on_pythonpath_stays_behind_our_copy() -> None:

@@ -45,6 +45,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(submitit, "SlurmExecutor", Executor)
     monkeypatch.setattr(Executor, "calls", [])
     monkeypatch.setattr(slurm, "max_array_size", lambda: 1001)
+    monkeypatch.setattr(slurm, "cluster_name", lambda: "here")
     monkeypatch.setattr(limits, "here", lambda: Facts({}, ()))
     monkeypatch.setattr(slurm, "cancel", cancelled.extend)
     return cancelled
@@ -68,6 +69,7 @@ def test_ids_are_on_disk_and_evaluations_wait_for_their_calibration() -> None:
     assert run() == [None, None, "aftercorr:2", "aftercorr:2"]
     found = submitted.tasks(Path("outputs"), "s")
     assert {task.id for task in found} >= {"1", "2_0", "2_1", "3_0", "4_1"}
+    assert {task.of.cluster for task in found} == {"here"}
     given = Executor.calls[1]
     assert given["additional_parameters"]["kill-on-invalid-dep"] == "yes"
     assert given["wckey"] is None
@@ -113,3 +115,12 @@ def test_a_full_queue_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -
     assert Executor.calls == []
     monkeypatch.setattr(slurm, "queued", lambda: 6)
     assert run() == [None, None, "afterok:2"]
+
+
+@pytest.mark.parametrize("option", ["clusters=b", "--clusters=b", "M=b"])
+def test_jobs_for_another_cluster_are_refused(option: str) -> None:
+    made = plan.make([make(3, 4, {"sbatch": [option]})], baselines=False)
+    cells = [cell for job in made.jobs for cell in job.cells]
+    found = [text for text in limits.refused(cells) if option in text]
+    assert len(found) == 1
+    assert "login node of that cluster" in found[0]
