@@ -29,7 +29,7 @@ RUN_ONLY = (
     "paths", "cluster", "tracker", "activations", "objective", "keep", "name", "plugins"
 )  # fmt: skip
 EVALUATION_VERSION = 1  # raised whenever the same checkpoint may be measured differently
-GPTQ_VERSION = 4  # raised whenever rounding=gptq may give other integers
+GPTQ_VERSION = 5  # raised whenever rounding=gptq may give other integers
 CALIBRATION_VERSION = 1  # raised whenever the block loop may give another checkpoint
 
 

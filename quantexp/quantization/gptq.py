@@ -4,7 +4,7 @@ Matrices lie transposed here, (C, O): what is rounded one after the other lies i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,9 @@ from quantexp.quantization.rounding import (
 )
 
 _STRIP = 16  # columns that are corrected one by one; those behind them get all errors at once
+_BANDS = (
+    8  # of rows of a Hessian: each is computed from its diagonal block on, 9/16 of the products
+)
 _TRIANGLE = 128  # rows of a triangular matrix that is inverted by the library
 _DAMPING_STEPS = 3  # damping, 10 x damping, 100 x damping
 
@@ -183,22 +186,39 @@ def _round(
 
 
 class Hessian:
-    """Running mean of (2/N)·Σxxᵀ over N sequences, in float32 (float64 for float64 inputs)."""
+    """Running mean of (2/N)·Σxxᵀ over N sequences, in float32 (float64 for float64 inputs).
+
+    It is symmetric: what lies left of the diagonal's blocks is copied when it is read.
+    """
 
     def __init__(self, columns: int, device: torch.device, dtype: torch.dtype) -> None:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        self.matrix = torch.zeros(columns, columns, device=device, dtype=wide)
+        self._sum = torch.zeros(columns, columns, device=device, dtype=wide)
+        self._band = max(_TRIANGLE, -(-columns // _BANDS))
         self.sequences = 0
+
+    @property
+    def matrix(self) -> Tensor:
+        """(C, C), whole."""
+        for start, stop in self._bands():
+            self._sum[stop:, start:stop] = self._sum[start:stop, stop:].T
+        return self._sum
 
     @products("float32")
     def add(self, x: Tensor) -> None:
         """Adds the inputs (B, T, C) of B sequences."""
         count = x.shape[0]
         total = self.sequences + count
-        rows = x.reshape(-1, x.shape[-1]).to(self.matrix.dtype) * (2 / total) ** 0.5
-        self.matrix *= self.sequences / total
-        self.matrix.addmm_(rows.T, rows)
+        rows = x.reshape(-1, x.shape[-1]).to(self._sum.dtype) * (2 / total) ** 0.5
+        for start, stop in self._bands():
+            band = self._sum[start:stop, start:]
+            band.addmm_(rows[:, start:stop].T, rows[:, start:], beta=self.sequences / total)
         self.sequences = total
+
+    def _bands(self) -> Iterator[tuple[int, int]]:
+        columns = len(self._sum)
+        for start in range(0, columns, self._band):
+            yield start, min(start + self._band, columns)
 
 
 def _inverse_factor(H: Tensor, damping: float) -> tuple[Tensor, float]:
