@@ -83,6 +83,10 @@ def perform_detached(parts: Sequence[Part], environment: Mapping[str, str]) -> N
     perform(parts, environment)
 
 
+# First line of a job's script: when the job began. What the setup takes counts for its time limit.
+NOTE_START = "export QUANTEXP_STARTED=$(date +%s)"
+
+
 class SlurmWork:
     """:func:`perform` as a job of SLURM, which may be told to go and is then queued again.
 
@@ -102,7 +106,7 @@ class SlurmWork:
 
     def __call__(self, parts: Sequence[Part], environment: Mapping[str, str]) -> None:
         """Runs the job; raises SystemExit with its exit code unless all is done."""
-        self._started = time.monotonic()
+        self._started = float(os.environ.get("QUANTEXP_STARTED") or time.time())
         self._go_back()
         job, restarts = _slurm_job()
         if restarts:
@@ -136,7 +140,7 @@ class SlurmWork:
         """
         from submitit.helpers import DelayedSubmission
 
-        ran = time.monotonic() - self._started
+        ran = time.time() - self._started
         # SLURM looks at its clock once a minute, so the signal may come that much early
         timed_out = self._limit is not None and ran > self._limit - 75
         attempt = under_way()

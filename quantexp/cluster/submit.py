@@ -9,7 +9,7 @@ from typing import Any
 
 from quantexp.cluster import limits, slurm, submitted
 from quantexp.cluster.arrays import Array, arrays
-from quantexp.cluster.job import SlurmWork, environment
+from quantexp.cluster.job import NOTE_START, SlurmWork, environment
 from quantexp.cluster.needs import CALIBRATE, EVALUATE, SBATCH_VARIABLES, needs, sbatch_options
 from quantexp.cluster.place import exports, undisturbed, variables_set
 from quantexp.cluster.snapshot import current
@@ -144,7 +144,7 @@ def _sbatch(
     options: dict[str, Any] = sbatch_options(array.asked, cluster)
     cells = [cell for task in array.tasks for part in task.parts for cell in part.configs]
     variables = _variables(cells, cluster)
-    options["setup"] = [*options.get("setup", []), *exports(variables)]
+    options["setup"] = [NOTE_START, *options.get("setup", []), *exports(variables)]
     options["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
     executor.update_parameters(
         job_name=f"{sweep}-{array.kind}",
