@@ -52,17 +52,17 @@ class Claim:
 
     def __enter__(self) -> "Claim":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        seen: tuple[object, float] = (None, 0.0)  # what was last touched, and when we noticed
-        while True:
-            began = time.monotonic()
-            if self._take():
-                break
+        seen: object = None
+        untouched, before = 0.0, time.monotonic()
+        while not self._take():
             holder = record.read(self.path)
             touched = _touched(self.path)
-            # a file system that stood still kept the holder from touching it as well
-            if (holder, touched) != seen[0] or time.monotonic() - began > BEAT:
-                seen = ((holder, touched), time.monotonic())
-            if (holder and _ended(holder)) or time.monotonic() - seen[1] > EXPIRY:
+            now = time.monotonic()
+            # a file system that stood still kept the holder from touching it as well: however long
+            # a look took, it counts for one beat at most
+            untouched = untouched + min(now - before, BEAT) if (holder, touched) == seen else 0.0
+            seen, before = (holder, touched), now
+            if (holder and _ended(holder)) or untouched > EXPIRY:
                 self._evict(holder)
             elif not self._wait:
                 raise BusyError(describe(holder or {}))

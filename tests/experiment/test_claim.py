@@ -90,18 +90,24 @@ def test_a_file_system_that_stumbles_costs_nobody_his_claim(
         with pytest.raises(SupersededError):
             taken.check()
 
-    # one look that takes longer than the holder has: it could not touch its claim meanwhile
-    monkeypatch.setattr(claim, "EXPIRY", 0.6)
-    monkeypatch.setattr(claim, "BEAT", 0.5)
-    holder(path)
-    looks = []
 
-    def slow(_: Path) -> float:
+@pytest.mark.parametrize("slow", [{2}, set(range(99))])
+def test_a_look_counts_for_one_beat_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: set[int]
+) -> None:
+    """While the file system stood still, the holder could not touch it; some always do."""
+    monkeypatch.setattr(claim, "EXPIRY", 0.6)
+    monkeypatch.setattr(claim, "BEAT", 0.1)
+    monkeypatch.setattr(claim, "_LOOK", 0.02)
+    holder(tmp_path / "c")
+    looks: list[float] = []
+
+    def touched(_: Path) -> float:
         looks.append(time.monotonic())
-        if len(looks) == 2:
-            time.sleep(0.8)
+        if len(looks) in slow:
+            time.sleep(0.4)
         return 1.0
 
-    monkeypatch.setattr(claim, "_touched", slow)
-    with Claim(path):
-        assert len(looks) > 3
+    monkeypatch.setattr(claim, "_touched", touched)
+    with Claim(tmp_path / "c"):
+        assert len(looks) > 6
