@@ -270,7 +270,7 @@ class Cluster:
             "PreemptMode=REQUEUE",
             "SlurmctldParameters=preempt_send_user_signal",
             "SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0",
-            "KillWait=2",
+            "KillWait=1",
             "ReturnToService=2",
             "SlurmdTimeout=5",
             "SlurmctldTimeout=30",

@@ -1,6 +1,7 @@
 """A small sweep as people run it, by its command line: the baseline and a cell that takes a while.
 
-Calibrating takes about two seconds for each of four blocks: time enough to disturb it.
+Calibrating takes two seconds or more for each of four blocks: time enough to disturb it, and for a
+job that is ended to be killed (KillWait) before it is done.
 """
 
 import getpass
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-CELL = ("method=flatquant", "bits=w4a4", "method.epochs=10")
+CELL = ("method=flatquant", "bits=w4a4", "method.epochs=14")
 COMMON = ("data.num_samples=8", "data.seq_len=128", "evaluation.max_windows=4")
 COMMON += ("evaluation.seq_len=64", "evaluation.block_error_windows=0", "tracker=none")
 COMMON += ("cluster.threads=1",)
