@@ -22,9 +22,7 @@ from quantexp.quantization.rounding import (
 )
 
 _STRIP = 16  # columns that are corrected one by one; those behind them get all errors at once
-_BANDS = (
-    8  # of rows of a Hessian: each is computed from its diagonal block on, 9/16 of the products
-)
+_BANDS = 8  # of rows of a Hessian; from its diagonal block on, each: 9/16 of the products
 _TRIANGLE = 128  # rows of a triangular matrix that is inverted by the library
 _DAMPING_STEPS = 3  # damping, 10 x damping, 100 x damping
 
