@@ -20,6 +20,7 @@ from quantexp.experiment.plan import Job
 from quantexp.experiment.run import is_calibrated
 
 T = TypeVar("T")
+_APART = 8  # calibrations under way that are waited for one by one, each by a call of sbatch
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def arrays(
     Returns:
         Nothing where there is no room for even one task.
     """
-    groups = list(_alike(jobs, busy))
+    groups = list(_alike(jobs, _waits(jobs, busy)))
     # every job is in some task, so that fewer in one cannot be enough
     bundle = pack if room is None else max(pack, -(-len(jobs) // max(1, room)))
     bundle = min(bundle, len(jobs)) or 1
@@ -90,6 +91,17 @@ class _Key:
     evaluate: Resources
     calibrated: bool
     waits: tuple[str, ...]
+
+
+def _waits(
+    jobs: Sequence[Job], busy: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, tuple[str, ...]]:
+    """``busy`` of these jobs; where it is much, arrays instead of each of their tasks."""
+    found = {name: busy[name] for job in jobs if (name := job.cells[0].calibration) in busy}
+    if len(found) <= _APART:
+        return found
+    whole = {name: {job.partition("_")[0]: None for job in ids} for name, ids in found.items()}
+    return {name: tuple(arrays) for name, arrays in whole.items()}
 
 
 def _alike(

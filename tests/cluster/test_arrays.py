@@ -103,6 +103,18 @@ def test_a_calibration_under_way_elsewhere_is_waited_for() -> None:
     assert [array.waits for array in found if array.waits] == [("7_1",)]
 
 
+def test_many_calibrations_under_way_are_waited_for_as_an_array(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("quantexp.cluster.arrays._APART", 3)
+    configs = [make(weight=bits, cluster={}) for bits in (2, 3, 4, 5)]
+    busy = {Cell(config).calibration: (f"7_{i}",) for i, config in enumerate(configs)}
+    waits = [array.waits for array in planned(*configs[:3], **busy) if array.waits]
+    assert waits == [("7_0",), ("7_1",), ("7_2",)]
+    [waiting] = [array for array in planned(*configs, **busy) if array.waits]
+    assert (waiting.waits, len(waiting.tasks)) == (("7",), 4)
+
+
 def test_resources_come_from_the_kind_then_the_cluster_then_the_models_size() -> None:
     own = {"partition": "a", "time_min": 5, "evaluate": {"time_min": 7}, "gpus": 2}
     cell = Cell(make(cluster={**own, "gpu_type": "a100", "sbatch": ["exclusive", "nice=3"]}))
