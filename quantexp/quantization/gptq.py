@@ -13,7 +13,7 @@ from torch import Tensor
 from quantexp.config import GPTQConfig, TensorQuantization
 from quantexp.errors import CalibrationError
 from quantexp.precision import products
-from quantexp.quantization.quantizer import to_integers
+from quantexp.quantization.quantizer import integer_range
 from quantexp.quantization.rounding import (
     Factors,
     IntegerWeight,
@@ -119,6 +119,7 @@ class _Scales:
         static: bool,
     ) -> None:
         self._spec, self._stored, self._factors = spec, stored, factors
+        self._range = integer_range(spec.scheme, spec.bits)
         C, rows = W.shape
         self.size = spec.group_size or C
         self.fixed = static or self.size == C
@@ -139,11 +140,16 @@ class _Scales:
         groups = weight_groups(W.T.contiguous(), self._spec)
         return range_parameters(groups, self._spec, self._stored, factors)
 
-    def integers(self, column: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """The integers of a column (O,), and what is left of it."""
-        spec, scale, zero = self._spec, self.scale[group], self.zero[group]
-        q = to_integers(column, scale, zero, spec.bits, spec.scheme)
-        return q, column - (q - zero) * scale
+    def split(self, column: Tensor, group: int, q: Tensor, rest: Tensor) -> None:
+        """Writes a column's (O,) integers to ``q``, and what is left of it to ``rest``."""
+        scale, zero = self.scale[group], self.zero[group]
+        torch.div(column, scale, out=q).round_()
+        # as few operations as there can be: to start them takes longer than they do
+        if self._spec.scheme == "symmetric":  # its zero is 0
+            torch.mul(q.clamp_(*self._range), scale, out=rest)
+        else:
+            torch.sub(q.add_(zero).clamp_(*self._range), zero, out=rest).mul_(scale)
+        torch.sub(column, rest, out=rest)
 
 
 def _round(
@@ -162,22 +168,25 @@ def _round(
         Integers (C, O), and the loss (O,) that is left of each row.
     """
     Q = torch.empty_like(W, dtype=torch.int16)
-    loss = torch.zeros_like(W[0])
+    loss, diagonal = torch.zeros_like(W[0]), U.diagonal()
     # a group that begins sees all corrections before it: strips end where groups do
     strip = math.gcd(_STRIP, block_size, 0 if scales.fixed else scales.size)
     for start in range(0, len(W), block_size):
         stop = min(start + block_size, len(W))
-        errors = torch.empty_like(W[start:stop])
+        integers, errors = (torch.empty_like(W[start:stop]) for _ in range(2))
         for first in range(start, stop, strip):
             last = min(first + strip, stop)
-            for i in range(first, last):
-                if not scales.fixed and i % scales.size == 0:
-                    scales.begin(groups[i], W[i : i + scales.size])
-                Q[i], left = scales.integers(W[i], groups[i])
-                error = errors[i - start] = left / U[i, i]
-                W[i + 1 : last] -= U[i, i + 1 : last, None] * error
-            of_strip = errors[first - start : last - start]
-            W[last:stop].addmm_(U[first:last, last:stop].T, of_strip, alpha=-1)
+            here = slice(first - start, last - start)
+            columns, factors = W[first:last], U[first:last, first:last, None]
+            rows = zip(columns, integers[here], errors[here], diagonal[first:last], strict=True)
+            for i, (column, q, error, own) in enumerate(rows):
+                if not scales.fixed and (first + i) % scales.size == 0:
+                    scales.begin(groups[first + i], W[first + i : first + i + scales.size])
+                scales.split(column, groups[first + i], q, error)
+                error.div_(own)
+                columns[i + 1 :].addcmul_(factors[i, i + 1 :], error, value=-1)
+            W[last:stop].addmm_(U[first:last, last:stop].T, errors[here], alpha=-1)
+        Q[start:stop] = integers
         W[stop:].addmm_(U[start:stop, stop:].T, errors, alpha=-1)
         loss += errors.square().sum(0) / 2
     return Q, loss
