@@ -76,6 +76,12 @@ What all experts read is one site: its statistics are of all tokens, scales and 
 of all gate and up projections together, and the router's weight undoes them. AWQ judges them by
 the output of the whole mixture and clips by all tokens, wherever they are sent. What an expert's
 down projection reads has neither scale nor transform, and AWQ does not clip that weight.
+
+## Perplexity of Gemma
+
+Gemma expects a BOS at the start of every window. The papers' protocol has one, at the start of the
+text, so that Gemma's perplexities are high by it, the unquantized model's as well: judge it by
+`evaluation=zeroshot`, whose contexts each begin with the tokenizer's BOS.
 """
 
 

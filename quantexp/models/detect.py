@@ -15,18 +15,21 @@ from typing import Any
 from quantexp.errors import ConfigError, DataError
 from quantexp.models.architectures import Architecture, gated
 from quantexp.models.header import read_header
-from quantexp.models.tables import FAMILIES, shape_of
+from quantexp.models.tables import FAMILIES, partial_rope, shape_of
 
 _LINEARS = r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 _NORM = r"(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)"
 _EXTRA = r"(pre_feedforward_layernorm|post_feedforward_layernorm)"
-_ALLOWED = re.compile(rf"{_LINEARS}\.(weight|bias)|({_NORM}|{_EXTRA})\.(weight|bias)")
+_OLD = r"self_attn\.rotary_emb\.inv_freq"  # computed now, and not read
+_ALLOWED = re.compile(rf"({_LINEARS}|{_NORM}|{_EXTRA})\.(weight|bias)|{_OLD}")
 _NEEDED = (
     *(f"self_attn.{n}_proj.weight" for n in "qkvo"),
     *(f"mlp.{n}_proj.weight" for n in ("gate", "up", "down")),
     "input_layernorm.weight",
     "post_attention_layernorm.weight",
 )
+_DEFAULTS = {"stablelm": {"partial_rotary_factor": 0.25}}  # of keys that config.json may lack
+_INTERLEAVED = ("helium",)  # RoPE turns channels 2i and 2i+1 together, not i and i+D/2
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
 
 
@@ -62,14 +65,11 @@ def architecture_of(config: Mapping[str, Any], files: Iterable[Path]) -> Archite
             f"whose blocks are Llama's, which this one is not: {reason}"
         )
     found = gated(mlp_norm="pre_feedforward_layernorm") if extra else gated()
-    partial = any(
-        (config.get(key) or {}).get("partial_rotary_factor", 1) != 1
-        for key in ("rope_parameters", "rope_scaling")
-    )
+    defaults = _DEFAULTS.get(str(kind), {})
     return replace(
         found,
         query_key_norm=any(name.endswith("self_attn.q_norm.weight") for name in names),
-        partial_rope=partial or config.get("partial_rotary_factor", 1) != 1,
+        partial_rope=kind in _INTERLEAVED or partial_rope({**defaults, **config}),
     )
 
 

@@ -53,7 +53,8 @@ class StreamedModel:
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             # unless a calibration says otherwise, and whatever the environment says
             torch.backends.cuda.matmul.fp32_precision = "ieee"
-        self._trust = config.trust_remote_code
+        # the repository's code is for models that transformers lacks; a table is of transformers'
+        self._trust = config.trust_remote_code and source.detected
         self._config = AutoConfig.from_pretrained(
             source.folder, trust_remote_code=self._trust, local_files_only=True
         )
@@ -227,6 +228,11 @@ class StreamedModel:
         if stored is not None:
             with safe_open(self._files[stored], "pt") as file:
                 tensor: Tensor = file.get_tensor(stored)
+            if not tensor.is_floating_point() or tensor.element_size() == 1:
+                raise DataError(
+                    f"{self.source.folder}: {stored} is stored as {tensor.dtype}, as in a model "
+                    "that is quantized already; give its checkpoint in 16 or 32 bits"
+                )
             return tensor
         experts = self.source.architecture.experts
         parts = () if experts is None else experts.stored_parts(name)

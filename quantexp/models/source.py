@@ -15,7 +15,12 @@ from quantexp.models.detect import architecture_of
 from quantexp.models.tables import FAMILIES, shape_of
 
 DEMO = Path(__file__).parent / "demo" / "checkpoint"
-HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")  # what is fetched of a repository
+# What is fetched of a repository; consolidated.safetensors would be the same weights again.
+HUB_FILES = (
+    *("*.json", "*.py", "tokenizer.model", "merges.txt"),
+    *("model*.safetensors", "pytorch_model*.safetensors"),
+)
+_QUANTIZED = ("quantization_config", "compression_config", "quantization")  # keys of config.json
 _WHOLE = 64 << 20  # bytes: weight files up to this size are hashed whole, larger ones sampled
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
 
@@ -94,7 +99,14 @@ class ModelSource:
 
     @cached_property
     def weight_files(self) -> list[Path]:
-        """The safetensors shards, sorted."""
+        """The safetensors shards, sorted: those of the index where there is one."""
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            named = set(json.loads(index.read_text())["weight_map"].values())
+            return sorted(self.folder / name for name in named)
+        whole = self.folder / "model.safetensors"
+        if whole.is_file():
+            return [whole]
         return sorted(self.folder.glob("*.safetensors"))
 
     @cached_property
@@ -121,12 +133,24 @@ def find(model: ModelConfig) -> ModelSource:
     if not (folder / "config.json").is_file():
         raise DataError(f"model.path={folder} has no config.json: give a Transformers checkpoint")
     source = ModelSource(folder)
+    for key in _QUANTIZED:
+        if found := source.config.get(key):
+            kind = found.get("quant_method", key) if isinstance(found, dict) else key
+            raise ConfigError(
+                f"model.path={folder} is quantized already ({kind}, says config.json), and its "
+                "integers would be read as weights: give the model's checkpoint in 16 or 32 bits"
+            )
     if not source.weight_files:
         pickled = ", ".join(sorted(p.name for p in folder.glob("*.bin")))
         raise DataError(
             f"model.path={folder} has no *.safetensors"
             + (f" (only pickled weights, {pickled}, which can run code)" if pickled else "")
             + ": convert it with save_pretrained(…, safe_serialization=True)"
+        )
+    if lacking := [path.name for path in source.weight_files if not path.is_file()]:
+        raise DataError(
+            f"model.path={folder} lacks {lacking[0]} ({len(lacking)} of {len(source.weight_files)} "
+            "weight files): the download is incomplete; fetch it again"
         )
     try:
         _ = source.architecture

@@ -27,7 +27,7 @@ GEMMA = gated(mlp_norm="pre_feedforward_layernorm", norm_offset=1.0)
 
 
 def _llama(config: Config, shape: Shape) -> Architecture:
-    return replace(LLAMA, partial_rope=_partial_rope(config))
+    return replace(LLAMA, partial_rope=partial_rope(config))
 
 
 def _qwen3(config: Config, shape: Shape) -> Architecture:
@@ -50,7 +50,7 @@ def _phi3(config: Config, shape: Shape) -> Architecture:
         *qkv.linears,
         *gate_up.linears,
         fused=(qkv, gate_up),
-        partial_rope=_partial_rope(config),
+        partial_rope=partial_rope(config),
     )
 
 
@@ -183,9 +183,10 @@ def _bent(activation: str) -> str:
     return f"{activation} stands before it, and no scale passes that unchanged"
 
 
-def _partial_rope(config: Config) -> bool:
+def partial_rope(config: Config) -> bool:
+    """Whether config.json says that RoPE turns a part of each head only."""
     factors = (config, config.get("rope_parameters") or {}, config.get("rope_scaling") or {})
-    return any(f.get("partial_rotary_factor", 1) != 1 for f in factors)
+    return any(f.get("partial_rotary_factor") not in (None, 1) for f in factors)
 
 
 def _shape(config: Config) -> Shape:

@@ -1,6 +1,7 @@
 """What tensors' names cannot say of a decoder without a table, checked on one of its blocks."""
 
 import copy
+import inspect
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,13 @@ def check_detected(block: nn.Module, source: ModelSource) -> None:
     for path in paths.linears:
         if not isinstance(block.get_submodule(path), nn.Linear):
             raise DataError(f"model_type '{kind}': {path} is no nn.Linear: not supported")
+    attention = inspect.unwrap(type(block.get_submodule(paths.attention)).forward)
+    if "ALL_ATTENTION_FUNCTIONS" not in attention.__globals__:
+        raise DataError(
+            f"model_type '{kind}': {paths.attention} computes attention by itself and not by "
+            "transformers' functions, so that keys, values and queries could not be quantized: "
+            "not supported"
+        )
     for site in paths.sites:
         if site.norm is not None and not _weight_scales(block.get_submodule(site.norm)):
             raise DataError(

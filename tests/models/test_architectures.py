@@ -21,6 +21,7 @@ from helpers import (
     spy,
     stored_blocks,
     streamed,
+    tiny_llama,
     windows,
 )
 from preserved import follow, transparent, unrounded
@@ -32,6 +33,7 @@ from quantexp.experiment.cell import Cell
 from quantexp.experiment.preflight import problems
 from quantexp.methods.smoothquant import SmoothQuant
 from quantexp.models.assemble import assemble
+from quantexp.models.detect import architecture_of
 from quantexp.models.source import find
 from quantexp.quantization.block import QuantBlock
 
@@ -253,6 +255,38 @@ def test_an_unknown_decoder_with_other_tensors_is_refused_with_the_first(tmp_pat
     path = zoo.tiny_llama(tmp_path / "glm", "glm4", head_dim=16)
     with pytest.raises(ConfigError, match=r"block 0 has no 'mlp\.gate_proj\.weight'"):
         find(make_config(path).model)
+
+
+def test_an_unknown_decoder_that_computes_attention_itself_is_refused(tmp_path: Path) -> None:
+    """As remote code of 2023 does: quantizers of keys and values would never be called."""
+    from transformers.models.granite.modeling_granite import GraniteAttention
+
+    from quantexp.models.verify import check_detected
+
+    class Written(GraniteAttention):
+        def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+            return self.o_proj(self.q_proj(hidden_states)), None
+
+    model = streamed(make_config(zoo.make("granite", tmp_path)))
+    block = model.block(0, torch.float32)
+    check_detected(block, model.source)
+    block.self_attn.__class__ = Written
+    with pytest.raises(DataError, match="self_attn computes attention by itself"):
+        check_detected(block, model.source)
+
+
+@pytest.mark.parametrize(("kind", "partial"), [("helium", True), ("stablelm", True), ("yi", False)])
+def test_rope_that_config_json_does_not_tell_of(kind: str, partial: bool, tmp_path: Path) -> None:
+    """Where it is another than Llama's, tied scales of queries and keys would not cancel."""
+    config = {
+        "model_type": kind, "architectures": [f"{kind}ForCausalLM"], "partial_rotary_factor": None,
+        "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    }  # fmt: skip
+    if kind == "stablelm":
+        del config["partial_rotary_factor"]
+    files = find(make_config(tiny_llama(tmp_path)).model).weight_files
+    assert architecture_of(config, files).partial_rope == partial
 
 
 def test_an_unknown_decoder_whose_norm_adds_to_its_weight_is_refused(tmp_path: Path) -> None:

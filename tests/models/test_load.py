@@ -35,9 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     path = tiny_llama(tmp_path / "m", **MODELS[name])
     model = streamed(make_config(path, "none", (16, 16, 16, 16)))
-    with torch.no_grad():
-        expected = AutoModelForCausalLM.from_pretrained(path).eval()(TOKENS).logits
-    assert deviation(logits(model, plain_blocks(model), TOKENS), expected) < 1e-5
+    assert deviation(logits(model, plain_blocks(model), TOKENS), reference(path)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -100,6 +98,77 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     with pytest.raises(DataError, match=r"only pickled weights, pytorch_model\.bin"):
         find(make_config(path).model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("quantization_config", {"quant_method": "fp8"}, "fp8"),
+        ("compression_config", {"format": "int-quantized"}, "compression_config"),
+        ("quantization", {"bits": 4}, "quantization"),
+    ],
+)
+def test_a_checkpoint_that_is_quantized_already_is_refused(
+    key: str, value: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    path = tiny_llama(tmp_path / "m")
+    changed(path, **{key: value})
+    with pytest.raises(ConfigError, match=rf"is quantized already \({kind}, .* 16 or 32 bits"):
+        find(make_config(path).model)
+
+
+def test_weights_of_8_bits_are_never_read_as_they_are(tmp_path: Path) -> None:
+    """Whatever config.json says: their scales would be missing."""
+    path = tiny_llama(tmp_path / "m")
+    name, file = "model.layers.0.mlp.up_proj.weight", path / "model.safetensors"
+    for dtype in (torch.float8_e4m3fn, torch.int8):
+        tensors = load_file(file)
+        tensors[name] = tensors[name].to(torch.float32).to(dtype)
+        save_file(tensors, file, metadata={"format": "pt"})
+        model = streamed(make_config(path, "none", (16, 16, 16, 16)))
+        with pytest.raises(DataError, match=rf"up_proj\.weight is stored as {dtype}"):
+            model.block(0, torch.float32)
+
+
+def test_a_missing_shard_is_named_before_any_work(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path / "m", shard="60KB")
+    last = sorted(path.glob("*.safetensors"))[-1]
+    last.unlink()
+    with pytest.raises(DataError, match=rf"lacks {last.name} \(1 of .* fetch it again"):
+        find(make_config(path).model)
+
+
+@pytest.mark.parametrize("shard", ["1GB", "60KB"])
+def test_the_same_weights_again_in_another_file_are_nothing(shard: str, tmp_path: Path) -> None:
+    """Mistral's repositories hold consolidated.safetensors too, which names tensors otherwise."""
+    path = tiny_llama(tmp_path / "m", shard=shard)
+    before = find(make_config(path).model)
+    expected = before.content_hash, before.weight_files
+    save_file({"tok_embeddings.weight": torch.zeros(2)}, path / "consolidated.safetensors")
+    after = find(make_config(path).model)
+    assert (after.content_hash, after.weight_files) == expected
+
+
+def test_a_repositorys_code_is_for_models_that_transformers_lacks(tmp_path: Path) -> None:
+    """Phi-3's and Falcon's config.json names files that a model with a table does not need."""
+    path = tiny_llama(tmp_path / "m")
+    changed(path, auto_map={"AutoConfig": "gone.Config", "AutoModelForCausalLM": "gone.Model"})
+    chosen = {"name": "local", "source": "local", "path": str(path), "trust_remote_code": True}
+    model = streamed(make_config(path, "none", (16, 16, 16, 16), model=chosen))
+    assert deviation(logits(model, plain_blocks(model), TOKENS), reference(path)) < 1e-5
+
+
+def changed(path: Path, **keys: Any) -> None:
+    """Writes keys into a checkpoint's config.json."""
+    config = json.loads((path / "config.json").read_text()) | keys
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def reference(path: Path) -> torch.Tensor:
+    """Logits of transformers."""
+    with torch.no_grad():
+        out: torch.Tensor = AutoModelForCausalLM.from_pretrained(path).eval()(TOKENS).logits
+    return out
 
 
 def test_an_unknown_architecture_is_refused_with_those_allowed(tmp_path: Path) -> None:
