@@ -102,8 +102,8 @@ class ModelSource:
         """The safetensors shards, sorted: those of the index where there is one."""
         index = self.folder / "model.safetensors.index.json"
         if index.is_file():
-            named = set(json.loads(index.read_text())["weight_map"].values())
-            return sorted(self.folder / name for name in named)
+            stat = index.stat()
+            return [self.folder / name for name in _named(index, stat.st_size, stat.st_mtime_ns)]
         whole = self.folder / "model.safetensors"
         if whole.is_file():
             return [whole]
@@ -157,6 +157,12 @@ def find(model: ModelConfig) -> ModelSource:
     except ConfigError as error:
         raise ConfigError(f"model.path={folder}: {error}") from error
     return source
+
+
+@cache
+def _named(index: Path, size: int, time: int) -> list[str]:
+    """The files of an index; once per process, since those of experts are megabytes."""
+    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
 
 
 @cache
